@@ -1,0 +1,85 @@
+"""Look at what an agent has learned: reconstructions, dreams, prediction against reality, the learning curve."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+
+from common.agent import Agent, Rows, dream, load_agent
+from common.checkpoint import find_checkpoint
+from common.config import BaseConfig, pick_device
+from common.errors import UserError, one_line_errors
+from common.evaluate import open_episodes, rollout
+from common.metrics import read_metrics
+from common.plots import compare_predictions, plot_curves, visualize_imagination, visualize_vae
+from common.video import error_frames, side_by_side, write_video
+
+
+@dataclass
+class VisualizeOptions:
+    """Draw what a trained agent's world model has learned."""
+
+    checkpoint: str = "model.pt"
+    """Looked for here, then in this paper's newest run."""
+    num_dreams: int = 5
+    horizon: int = 50
+    """Steps to dream."""
+    context: int = 5
+    """Real rows that a prediction sees before it goes on alone."""
+    temperature: float = 1.0
+    """Of the dreams; below 1 they surprise less."""
+    seed: int = 2_000_000
+    device: str = "auto"
+
+
+@one_line_errors
+def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, runs: Path, argv=None) -> None:
+    """The whole of every visualize.py."""
+    options = tyro.cli(VisualizeOptions, args=argv)
+    if min(options.num_dreams, options.horizon, options.context) < 1:
+        raise UserError("--num-dreams, --horizon and --context must be positive")
+    path = find_checkpoint(options.checkpoint, runs)
+    agent, config = load_agent(path, agent_class, config_class, paper=paper, device=pick_device(options.device))
+    torch.manual_seed(options.seed)
+    episodes = real_episodes(agent, config, options.num_dreams, options.seed)
+    for written in draw(agent, episodes, path.parent, options):
+        print(f"written: {written}")
+    if (path.parent / "metrics.jsonl").exists():
+        log = read_metrics(path.parent / "metrics.jsonl")
+        print(f"written: {plot_curves({config.env: log}, path.parent / 'figures' / 'learning_curve.png')}")
+
+
+def real_episodes(agent: Agent, config: BaseConfig, count: int, seed: int) -> list[Rows]:
+    """Episodes that the agent plays in its real environment, row by row."""
+    stream = open_episodes(config.env, count, **config.env_options())
+    played = rollout(agent, stream, [seed + i for i in range(count)], record=True)
+    stream.envs.close()
+    return played.rows
+
+
+def draw(agent: Agent, episodes: list[Rows], folder: Path, options: VisualizeOptions) -> list[Path]:
+    """All pictures of a set of real episodes; returns the files written."""
+    figures, videos = folder / "figures", folder / "videos"
+    context = min(options.context, *(len(rows["reward"]) - 1 for rows in episodes))
+    starts = {key: np.stack([rows[key][:context] for rows in episodes]) for key in episodes[0]}
+    longest = max(episodes, key=lambda rows: len(rows["reward"]))
+    truth = {key: value[None, : context + options.horizon] for key, value in longest.items()}
+    written = [
+        visualize_vae(agent, {key: value[None] for key, value in longest.items()}, figures / "reconstructions.png")
+    ]
+    written.append(visualize_imagination(agent, starts, figures / "imagination.png", 15, options.num_dreams))
+    written.append(compare_predictions(agent, truth, figures / "predictions.png", context)[0])
+
+    imagined = dream(agent, starts, options.horizon, temperature=options.temperature)
+    for i, images in enumerate(imagined.images):
+        frames = np.concatenate([starts["image"][i, -1:], images])
+        written.append(write_video(videos / f"dream_{i}.gif", side_by_side(frames, titles=["dream"]), fps=15))
+    seen = {key: value[:, :context] for key, value in truth.items()}
+    model = dream(agent, seen, truth["reward"].shape[1] - context, truth["prev_action"][:, context:])
+    real, predicted = truth["image"][0, context:], model.images[0]
+    titles = ["reality", "predicted", "difference"]
+    video = side_by_side(real, predicted, error_frames(real, predicted), titles=titles)
+    written.append(write_video(videos / "predictions.gif", video, fps=15))
+    return written

@@ -1,0 +1,8 @@
+"""Evaluate a trained agent: python eval.py --checkpoint model.pt --episodes 10 --render"""
+
+from common import evaluate
+from solutions.paper1_world_models.agent import WorldModelsAgent
+from solutions.paper1_world_models.config import PAPER, RUNS, Config
+
+if __name__ == "__main__":
+    evaluate.main(WorldModelsAgent, Config, PAPER, RUNS)
