@@ -1,4 +1,4 @@
-"""What every trained world-model agent can do. The runner, eval, visualize and DreamEnv are written against this alone."""
+"""What every trained world-model agent can do: all tools are written against this alone."""
 
 from pathlib import Path
 from typing import NamedTuple, Protocol

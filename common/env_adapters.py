@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 import tempfile
+import weakref
 from types import ModuleType
 from typing import ClassVar
 
@@ -183,6 +184,7 @@ class Doom(gymnasium.Wrapper):
         self.observation_space = spaces.Dict(image=image_box(self.rows, width, channels))
         # The engine writes `_vizdoom.ini` and a folder `_vizdoom` where it is started.
         self.folder = tempfile.TemporaryDirectory(prefix="vizdoom-", ignore_cleanup_errors=True)
+        self.stop = weakref.finalize(self, self._stop, env.unwrapped.game, self.folder)  # if nobody calls close
 
     def reset(self, *, seed=None, options=None):
         with contextlib.chdir(self.folder.name):
@@ -200,7 +202,12 @@ class Doom(gymnasium.Wrapper):
 
     def close(self):
         super().close()
-        self.folder.cleanup()
+        self.stop()
+
+    @staticmethod
+    def _stop(game, folder):
+        game.close()  # the engine writes once more before it ends
+        folder.cleanup()
 
 
 class MineRLNavigate(gymnasium.Env):

@@ -23,7 +23,6 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.wrappers import (
     AddRenderObservation,
-    DtypeObservation,
     FilterObservation,
     FlattenObservation,
     RescaleAction,
@@ -186,10 +185,10 @@ def _gymnasium(env_id, size, repeat, obs, time_limit, **options):
         return env
     if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3:
         return TransformObservation(env, lambda image: {"image": image}, spaces.Dict(image=space))
-    env = DtypeObservation(FlattenObservation(env), np.float32)
-    if obs in ("image", "both"):
-        return AddRenderObservation(env, render_only=False, render_key="image", obs_key="vector")
-    return TransformObservation(env, lambda state: {"vector": state}, spaces.Dict(vector=env.observation_space))
+    env = FlattenObservation(env)
+    space = spaces.Dict(vector=spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32))
+    env = TransformObservation(env, lambda state: {"vector": state.astype(np.float32)}, space)
+    return AddRenderObservation(env, False, "image") if obs in ("image", "both") else env
 
 
 def _gymnasium_make(env_id, time_limit, **options):
@@ -289,6 +288,8 @@ def _limited_repeat(env: gymnasium.Env, repeat: int, time_limit: int | None) -> 
 class FirstSeed(gymnasium.Wrapper):
     """The first reset that is given no seed uses this one; later ones go on with the random numbers."""
 
+    spec = None  # gymnasium could not repeat what `make_env` did
+
     def __init__(self, env: gymnasium.Env, seed: int | None):
         super().__init__(env)
         self.first_seed = seed
@@ -335,8 +336,9 @@ def make_vec_env(
     """Make `num_envs` environments that step together, the i-th with seed + i; `options` are `make_env`'s.
 
     The step after an episode's last one ignores its action and returns the first observation of the next
-    (gymnasium's AutoresetMode.NEXT_STEP). With `parallel` each runs in a process of its own; else they take
-    turns, and the built-in ones, at their own size and without action repeat, are one batch.
+    (gymnasium's AutoresetMode.NEXT_STEP). With `parallel` each runs in a process of its own (which
+    needs the caller's script to be guarded by `if __name__ == "__main__"`); else they take turns, and the
+    built-in ones, at their own size and without action repeat, are one batch.
     """
     env_id = resolve_id(env_id)
     own_size = options.get("image_size", 64) == 64 and options.get("action_repeat") in (None, 1)

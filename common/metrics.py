@@ -5,9 +5,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
+from typing import SupportsFloat
 
 import imageio.v2 as imageio
 import numpy as np
@@ -25,7 +26,13 @@ METRICS = {
     "world_model/loss": "what the world model minimises",
     "world_model/recon_loss": "reconstruction loss of a frame, as the paper defines it",
     "world_model/recon_error": "mean squared error per pixel, in [0, 1], comparable between papers",
+    "world_model/heldout_recon_loss": "the same on rollouts that the model never trained on",
     "world_model/kl": "KL from the posterior (or encoder) to the prior, in nats per frame",
+    "world_model/nll_loss": "negative log likelihood of the next latent, in nats per dimension (World Models)",
+    "world_model/rnn_loss": "what M minimises: nll_loss and the losses of its heads (World Models)",
+    "world_model/heldout_nll": "nll_loss on rollouts that the model never trained on",
+    "world_model/heldout_nll_gaussian": "the same for a baseline: one Gaussian for each dimension, always",
+    "world_model/heldout_nll_copy": "the same for a baseline: a Gaussian around the last latent",
     "world_model/reward_loss": "loss of the predicted reward, as the paper defines it",
     "world_model/reward_error": "mean absolute error of the predicted reward",
     "world_model/reward_sign_accuracy": "how often a reward below, at or above 0 is predicted so, balanced",
@@ -37,6 +44,10 @@ METRICS = {
     "policy/episode_return": "sum of rewards of the episodes that ended while training, exploration and all",
     "policy/episode_length": "agent steps of the same episodes",
     "policy/eval_return": "sum of rewards of evaluation episodes, without exploration",
+    "policy/eval_return_std": "standard deviation of the same episodes",
+    "policy/population_best": "highest return of a candidate in its generation (World Models)",
+    "policy/population_std": "standard deviation of the candidates' returns (World Models)",
+    "policy/sigma": "step size of the search for a controller (World Models)",
     "policy/actor_loss": "what the actor minimises",
     "policy/value_loss": "what the critic minimises",
     "policy/value_error": "mean absolute difference of the value and the discounted return that followed",
@@ -45,6 +56,7 @@ METRICS = {
     "policy/grad_norm": "norm of the actor's gradient before clipping",
     "policy/value_grad_norm": "norm of the critic's gradient before clipping",
     "efficiency/seconds_per_step": "time per agent step, learning included",
+    "efficiency/seconds_per_update": "time per update, drawing its batch included",
     "efficiency/memory_mib": "the most main memory that the process has held",
     "efficiency/gpu_memory_mib": "the most GPU memory that tensors have held",
     "efficiency/parameters": "numbers in all networks",
@@ -80,7 +92,7 @@ class Logger:
         """Time this run has taken so far, the pieces before a resume included."""
         return time.monotonic() - self._start
 
-    def log(self, metrics: dict[str, float], *, step: int, frames: int) -> None:
+    def log(self, metrics: Mapping[str, SupportsFloat], *, step: int, frames: int) -> None:
         """Add one line; values may be numbers, numpy scalars or tensors of one element."""
         values = {name: float(value) for name, value in metrics.items()}
         row = {"step": int(step), "frames": int(frames), "wall_seconds": round(self.wall_seconds, 3)}
@@ -156,7 +168,7 @@ def _cut(path: Path, resume_step: int | None) -> list[dict[str, float]]:
     return kept
 
 
-def check_finite(metrics: dict[str, float], what: str) -> None:
+def check_finite(metrics: Mapping[str, SupportsFloat], what: str) -> None:
     """Stop a run whose loss has become nan or inf, before it is saved over the last good checkpoint.
 
     Looks at the losses and KLs (a diagnostic such as the explained variance may be undefined); `what` says

@@ -132,9 +132,7 @@ def compare_predictions(
     return Path(path), mse
 
 
-def _frame_errors(
-    a: UInt8[np.ndarray, "B T H W C"], b: UInt8[np.ndarray, "B T H W C"]
-) -> Float[np.ndarray, "B T"]:
+def _frame_errors(a: UInt8[np.ndarray, "B T H W C"], b: UInt8[np.ndarray, "B T H W C"]) -> Float[np.ndarray, "B T"]:
     """Mean squared error per pixel of each frame, pixels in [0, 1]."""
     return np.square(error_frames(a, b) / 255).mean((2, 3, 4))
 
@@ -302,9 +300,7 @@ def plot_latent_use(kl: Float[np.ndarray, " dim"], path: str | Path, threshold: 
     kl = np.sort(np.asarray(kl, float))[::-1]
     with _figure(path, 7.2, 3.6) as figure:
         axes = figure.add_subplot()
-        axes.set_title(
-            f"{(kl > threshold).sum()} of {len(kl)} latent dimensions carry more than {threshold} nats"
-        )
+        axes.set_title(f"{(kl > threshold).sum()} of {len(kl)} latent dimensions carry more than {threshold} nats")
         axes.bar(np.arange(len(kl)), kl, width=0.8, color=np.where(kl > threshold, BLUE, GREY))
         axes.axhline(threshold, color=ORANGE, linestyle="--", linewidth=1.2)
         axes.set_yscale("log")

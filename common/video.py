@@ -101,7 +101,7 @@ def frame_grid(
 
 
 def side_by_side(
-    *videos: UInt8[np.ndarray, "T H W channels"], titles: Sequence[str] = (), scale: int = 3, gap: int = 6
+    *videos: UInt8[np.ndarray, "T H _ _"], titles: Sequence[str] = (), scale: int = 3, gap: int = 6
 ) -> UInt8[np.ndarray, "T height width 3"]:
     """Videos of one length and height next to each other, enlarged, each under its title.
 

@@ -13,6 +13,7 @@ from common.config import BaseConfig, pick_device
 from common.errors import UserError, one_line_errors
 from common.evaluate import open_episodes, rollout
 from common.metrics import read_metrics
+from common.tiny_envs import SCORES
 from common.plots import compare_predictions, plot_curves, visualize_imagination, visualize_vae
 from common.video import error_frames, side_by_side, write_video
 
@@ -47,8 +48,16 @@ def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, r
     for written in draw(agent, episodes, path.parent, options):
         print(f"written: {written}")
     if (path.parent / "metrics.jsonl").exists():
-        log = read_metrics(path.parent / "metrics.jsonl")
-        print(f"written: {plot_curves({config.env: log}, path.parent / 'figures' / 'learning_curve.png')}")
+        curve = learning_curve(path.parent / "metrics.jsonl", config.env, path.parent / "figures" / "learning_curve.png")
+        print(f"written: {curve}")
+
+
+def learning_curve(metrics: Path, env_id: str, path: Path) -> Path:
+    """Return against environment frames: of evaluations where the run made some, else of training."""
+    log = read_metrics(metrics)
+    y = "policy/eval_return" if any("policy/eval_return" in row for row in log) else "policy/episode_return"
+    baselines = SCORES[env_id]._asdict() if env_id in SCORES else None
+    return plot_curves({env_id: log}, path, y=y, baselines=baselines)
 
 
 def real_episodes(agent: Agent, config: BaseConfig, count: int, seed: int) -> list[Rows]:

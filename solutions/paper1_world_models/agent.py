@@ -167,7 +167,7 @@ class WorldModelsAgent:
     def dream_step(
         self, state: State, action: Float[Tensor, "batch action"], *, temperature: float = 1.0, decode: bool = True
     ) -> DreamStep:
-        """One step inside M (paper, section 4.1): M takes in z and the action, and the next z is drawn from its mixture.
+        """One step inside M (paper, section 4.1): M takes in z and the action, the next z is drawn from its mixture.
 
         Without a reward head every step is worth 1, as in VizDoom TakeCover; without a done head dreams never end.
         The temperature acts on the mixture alone.

@@ -1,17 +1,23 @@
 """Rollouts of a random policy: the only data that V and M ever see (paper, section 3.2)."""
 
-from functools import lru_cache
+import time
+from functools import lru_cache, partial
 
 import gymnasium
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from common.agent import Rows, State
+from common.checkpoint import load_checkpoint, save_checkpoint
 from common.env_wrapper import RowStream, make_vec_env, steps_as_batch
 from common.evaluate import Actor, Episodes, RandomPolicy, rollout
+from common.jobs import run_jobs
+from common.seeding import seed_of
 from solutions.paper1_world_models.agent import ActionCodec
-from solutions.paper1_world_models.config import Config
+from solutions.paper1_world_models.config import PAPER, Config
 from solutions.paper1_world_models.controller import Controller
+from solutions.paper1_world_models.run import COLLECT, Run
 
 
 class BrownianPolicy:
@@ -81,3 +87,38 @@ def collect_episodes(config: Config, seeds: list[int]) -> Episodes:
     stream = open_stream(config.env, len(seeds) if steps_as_batch(config.env) else 1, **config.env_options())
     policy = random_policy(config, stream.envs.single_action_space, seeds[0])
     return rollout(policy, stream, seeds, max_steps=config.max_episode_steps, record=True)
+
+
+def collect(run: Run) -> None:
+    """Stage 1: random rollouts into the replay until `steps` environment frames are there."""
+    config, replay, path = run.config, run.replay, run.path("collect")
+    frames: list[int] = []  # of each rollout
+    if path.exists():
+        replay.restore()
+        # It is saved before the replay is: what it knows of rollouts that did not get there is forgotten.
+        frames = load_checkpoint(path, paper=PAPER)["frames"][: len(replay.episodes())]
+
+    def save() -> None:
+        save_checkpoint(path, {"paper": PAPER, "frames": frames})
+        replay.save()
+        run.saved = time.monotonic()
+
+    per_job = 32 if steps_as_batch(config.env) else 1
+    with tqdm(total=config.steps, initial=sum(frames), unit=" frames", desc="collect") as bar:
+        while sum(frames) < config.steps:
+            count = 8 * max(1, config.workers) * per_job
+            seeds = [seed_of(config.seed, COLLECT, len(frames) + i) for i in range(count)]
+            jobs = [seeds[i : i + per_job] for i in range(0, count, per_job)]
+            for episodes in run_jobs(run.executor, partial(collect_episodes, config), jobs):
+                for rows, played in zip(episodes.rows, episodes.frames.tolist(), strict=True):
+                    for t in range(len(rows["reward"])):
+                        replay.add({key: value[t : t + 1] for key, value in rows.items()})
+                    frames.append(played)
+                    bar.update(played)
+                if run.save_is_due:
+                    save()
+                run.stop.check()
+                if sum(frames) >= config.steps:
+                    break
+    save()
+    run.frames = sum(frames)

@@ -1,6 +1,7 @@
 """C, the controller: a linear map from what V and M know to an action, found by CMA-ES (paper, section 2.3 and A.4)."""
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import cma
@@ -54,7 +55,7 @@ class Controller:
         self.inputs, self.kind, self.bias = inputs, kind, bias
         size = {"z": latent_size, "zh": latent_size + hidden_size, "zch": latent_size + 2 * hidden_size}[inputs]
         self.layers = [size, hidden, outputs] if hidden else [size, outputs]
-        self.num_params = sum((fan_in + bias) * fan_out for fan_in, fan_out in zip(self.layers, self.layers[1:]))
+        self.num_params = sum((fan_in + bias) * fan_out for fan_in, fan_out in pairwise(self.layers))
         self.set_params(np.zeros(self.num_params))
 
     def set_params(self, flat: Float64[np.ndarray, "*population params"]) -> None:
@@ -76,7 +77,7 @@ class Controller:
     def act(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch action"]:
         """Native actions for a batch of features."""
         flat = self.flat.to(x.device)
-        for i, (fan_in, fan_out) in enumerate(zip(self.layers, self.layers[1:])):
+        for i, (fan_in, fan_out) in enumerate(pairwise(self.layers)):
             bias, flat = flat[..., : fan_out * self.bias], flat[..., fan_out * self.bias :]
             weight, flat = flat[..., : fan_in * fan_out].unflatten(-1, (fan_in, fan_out)), flat[..., fan_in * fan_out :]
             x = torch.einsum("...i,...io->...o", x, weight) + (bias if self.bias else 0)

@@ -66,7 +66,7 @@ class MDNRNN(nn.Module):
         state: LSTMState | None = None,
         is_first: Bool[Tensor, "batch time"] | None = None,
     ) -> MDNOutput:
-        """Run M over a sequence from `state` (zeros without one); where `is_first` the state is zeroed before step t."""
+        """Run M over a sequence from `state` (without one: zeros); where `is_first`, it is zeroed before step t."""
         state = self.initial_state(len(z)) if state is None else state
         x = torch.cat([z, action], -1)
         if is_first is None:

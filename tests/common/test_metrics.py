@@ -125,9 +125,7 @@ def test_names_are_grouped_and_explained():
 def test_check_finite_names_the_first_loss_that_is_not():
     fine = {"world_model/recon_loss": torch.tensor(1.0), "policy/value_explained_variance": math.nan}
     check_finite(fine, "step 1")
-    with pytest.raises(
-        UserError, match=r"^world_model/recon_loss is nan at step 120: .*last good checkpoint"
-    ):
+    with pytest.raises(UserError, match=r"^world_model/recon_loss is nan at step 120: .*last good checkpoint"):
         check_finite({"a/loss": 1.0, "world_model/recon_loss": math.nan, "b/loss": math.inf}, "step 120")
     with pytest.raises(UserError, match=r"world_model/kl is inf"):
         check_finite({"world_model/kl": torch.tensor(math.inf)}, "step 3")
@@ -189,9 +187,7 @@ def test_continue_accuracy_is_balanced():
 
 
 def test_active_units_vary_with_the_observation():
-    mean = torch.tensor(
-        [[[0.0, 5.0, 0.05]], [[1.0, 5.0, -0.05]]]
-    )  # variances .25, 0 (constant but large), .0025
+    mean = torch.tensor([[[0.0, 5.0, 0.05]], [[1.0, 5.0, -0.05]]])  # variances .25, 0 (constant but large), .0025
     assert metrics.active_units(mean).tolist() == [True, False, False]
 
 
@@ -211,9 +207,7 @@ def test_categorical_use():
     counts[0, 100:116] = 7
     use, perplexity = metrics.categorical_use(counts)
     assert (use.item(), perplexity.item()) == pytest.approx((16 / 512, 16.0))
-    one = torch.tensor(
-        [[9, 0, 0, 0], [3, 3, 3, 3]]
-    )  # perplexities 1 and 4: the mean is 2.5, pooled counts give 3.2
+    one = torch.tensor([[9, 0, 0, 0], [3, 3, 3, 3]])  # perplexities 1 and 4: the mean is 2.5, pooled counts give 3.2
     use, perplexity = metrics.categorical_use(one)
     assert (use.item(), perplexity.item()) == pytest.approx((5 / 8, 2.5))
 
@@ -273,9 +267,7 @@ def test_a_constant_value_explains_nothing():
 def test_policy_entropy():
     assert metrics.policy_entropy(Categorical(logits=torch.zeros(3, 4))).item() == pytest.approx(math.log(4))
     normal = Independent(Normal(torch.zeros(5, 2), torch.full((5, 2), 2.0)), 1)
-    assert metrics.policy_entropy(normal).item() == pytest.approx(
-        2 * (0.5 * math.log(2 * math.pi * math.e * 4))
-    )
+    assert metrics.policy_entropy(normal).item() == pytest.approx(2 * (0.5 * math.log(2 * math.pi * math.e * 4)))
 
 
 def test_policy_entropy_of_a_squashed_gaussian_is_estimated():
