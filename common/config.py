@@ -37,6 +37,10 @@ class BaseConfig:
     action_repeat: int | None = None
     """Frames that each action is held; without it what the environment's family is used with."""
 
+    def at_least(self) -> dict[str, int]:
+        """The smallest values that make sense."""
+        return {"steps": 1, "seed": 0, "action_repeat": 1}
+
     def env_options(self) -> dict:
         """What make_env and make_vec_env are told besides the id."""
         return {"image_size": self.image_size, "action_repeat": self.action_repeat}
@@ -65,8 +69,9 @@ def parse_config(presets: Mapping[str, Config], runs: Path, argv: list[str] | No
         default = presets[choose_preset(presets, env, argv)]
         default = dataclasses.replace(default, env=env or default.env)
     config = tyro.cli(type(default), default=default, args=without(argv, "env", "preset"))
-    if config.steps <= 0:
-        raise UserError(f"--steps must be positive, got {config.steps}")
+    for name, least in config.at_least().items():
+        if (value := getattr(config, name)) is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
     return config
 
 

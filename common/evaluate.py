@@ -1,6 +1,5 @@
 """Play episodes, and say how well an agent does: mean, spread and number, beside a random policy."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ import tyro
 from jaxtyping import Float, Int
 
 from common.agent import Agent, Rows, State, load_agent
-from common.checkpoint import atomic_file, find_checkpoint
+from common.checkpoint import find_checkpoint
 from common.config import BaseConfig, pick_device
 from common.env_wrapper import RowStream, action_size, is_discrete, make_vec_env, steps_as_batch
 from common.errors import UserError, one_line_errors
+from common.run_folder import write_json
 from common.tiny_envs import SCORES
 from common.video import write_video
 
@@ -178,8 +178,7 @@ def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, r
             f"score    {result['score']:9.2f} (0 is random, {known.random:.2f}; 1 is near-optimal, {known.optimal:.2f})"
         )
     result["returns"] = played.returns.tolist()
-    with atomic_file(path.parent / "eval.json") as file:
-        file.write((json.dumps(result, indent=2) + "\n").encode())
+    write_json(path.parent / "eval.json", result)
     print(f"written: {path.parent / 'eval.json'}")
     if options.render:
         for i in range(min(3, options.episodes)):

@@ -1,9 +1,15 @@
 """Run folders: one for each training, named by time, never shared by two runs."""
 
 import json
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import asdict, fields
 from datetime import datetime
 from pathlib import Path
+
+import torch
 
 from common.checkpoint import atomic_file
 from common.errors import UserError
@@ -24,10 +30,41 @@ def open_run(config, runs: Path) -> Path:
                 f"{folder} already holds a run: continue it with --resume {folder}, or name another --logdir"
             )
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_file(folder / "config.json") as file:
-        file.write((json.dumps(config_to_dict(config), indent=2) + "\n").encode())
+    write_json(folder / "sessions.json", [*read_sessions(folder), session()])
+    write_json(folder / "config.json", config_to_dict(config))
     print(f"run folder: {folder}")
     return folder
+
+
+def write_json(path: Path, value) -> None:
+    """Write a JSON file in one stroke."""
+    with atomic_file(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def session() -> dict[str, str]:
+    """What a number needs beside it to be trusted: the command, when, on what, and of which code."""
+    git = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
+    )
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "started": datetime.now().isoformat(timespec="seconds"),
+        "hardware": hardware(),
+        "commit": git.stdout.strip(),
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+    }
+
+
+def hardware() -> str:
+    """The processor, its number of cores, and the GPU where there is one."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {os.cpu_count()} cores{gpu}"
 
 
 def config_to_dict(config) -> dict:
@@ -57,3 +94,9 @@ def find_run(name: str, runs: Path) -> Path:
 def read_config(folder: Path) -> dict:
     """The config of an earlier run, as plain values."""
     return json.loads((folder / "config.json").read_text())
+
+
+def read_sessions(folder: Path) -> list[dict[str, str]]:
+    """The `session` of every time the run was started or resumed."""
+    path = folder / "sessions.json"
+    return json.loads(path.read_text()) if path.exists() else []

@@ -13,8 +13,8 @@ from common.config import BaseConfig, pick_device
 from common.errors import UserError, one_line_errors
 from common.evaluate import open_episodes, rollout
 from common.metrics import read_metrics
-from common.tiny_envs import SCORES
 from common.plots import compare_predictions, plot_curves, visualize_imagination, visualize_vae
+from common.tiny_envs import SCORES
 from common.video import error_frames, side_by_side, write_video
 
 
@@ -48,7 +48,9 @@ def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, r
     for written in draw(agent, episodes, path.parent, options):
         print(f"written: {written}")
     if (path.parent / "metrics.jsonl").exists():
-        curve = learning_curve(path.parent / "metrics.jsonl", config.env, path.parent / "figures" / "learning_curve.png")
+        curve = learning_curve(
+            path.parent / "metrics.jsonl", config.env, path.parent / "figures" / "learning_curve.png"
+        )
         print(f"written: {curve}")
 
 

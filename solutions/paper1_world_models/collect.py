@@ -86,7 +86,7 @@ def collect_episodes(config: Config, seeds: list[int]) -> Episodes:
     """Play one random rollout for each seed; a job for a worker process. The same seeds give the same rows."""
     stream = open_stream(config.env, len(seeds) if steps_as_batch(config.env) else 1, **config.env_options())
     policy = random_policy(config, stream.envs.single_action_space, seeds[0])
-    return rollout(policy, stream, seeds, max_steps=config.max_episode_steps, record=True)
+    return rollout(policy, stream, seeds, record=True)
 
 
 def collect(run: Run) -> None:

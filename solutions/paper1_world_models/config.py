@@ -79,9 +79,17 @@ class Config(BaseConfig):
     overfit_batch: bool = False
     """Debugging: V and M train on one fixed batch, which they should learn by heart."""
 
+    def at_least(self) -> dict[str, int]:
+        positive = (
+            "epochs rnn_epochs generations max_episode_steps latent_size vae_depth vae_batch hidden_size mixtures"
+        )
+        positive += " rnn_batch sequence_length episodes_per_candidate workers eval_every"
+        return super().at_least() | dict.fromkeys(positive.split(), 1) | {"popsize": 2, "eval_episodes": 2}
+
     def env_options(self) -> dict:
         """V sees pixels, also where the environment's own observation is a vector."""
-        return super().env_options() | {"obs": "image"}
+        frames = self.max_episode_steps * self.action_repeat
+        return super().env_options() | {"obs": "image", "time_limit": frames}
 
 
 PRESETS = {

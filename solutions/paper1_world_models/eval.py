@@ -4,5 +4,7 @@ from common import evaluate
 from solutions.paper1_world_models.agent import WorldModelsAgent
 from solutions.paper1_world_models.config import PAPER, RUNS, Config
 
+AGENT = WorldModelsAgent, Config, PAPER, RUNS
+
 if __name__ == "__main__":
-    evaluate.main(WorldModelsAgent, Config, PAPER, RUNS)
+    evaluate.main(*AGENT)

@@ -37,17 +37,16 @@ def play_candidates(
     agent = worker_agent(checkpoint, checkpoint.stat().st_mtime)
     config, n = agent.config, len(candidates)
     torch.manual_seed(seeds[0])
-    limits = {"max_steps": config.max_episode_steps, "patience": config.patience}
     if steps_as_batch(config.env):
         stream = open_stream(config.env, n * len(seeds), **config.env_options())
         agent.controller.set_params(np.repeat(candidates, len(seeds), 0))
-        played = rollout(agent, stream, seeds * n, **limits)
+        played = rollout(agent, stream, seeds * n, patience=config.patience)
         return played.returns.reshape(n, -1), int(played.frames.sum())
     stream = open_stream(config.env, 1, **config.env_options())
     returns, frames = [], 0
     for candidate in candidates:
         agent.controller.set_params(candidate)
-        played = rollout(agent, stream, seeds, **limits)
+        played = rollout(agent, stream, seeds, patience=config.patience)
         returns.append(played.returns)
         frames += int(played.frames.sum())
     return np.array(returns), frames

@@ -123,6 +123,7 @@ def test_a_repeat_counts_only_the_frames_that_it_played():
     assert rows["reward"][1:4, 0].tolist() == expected
     assert rows["is_last"][:, 0].tolist() == [False, False, False, True, False]
     assert (stream.frames, stream.agent_steps) == (5, 3)
+    assert stream.step_frames.tolist() == [0]  # the last step only began an episode
 
 
 def test_info_says_how_many_frames_a_step_played():
@@ -166,6 +167,15 @@ def test_rows_never_share_memory_with_later_ones(env_id):
     for before, after in pairwise(kept):
         for a in before.values():
             assert not any(np.shares_memory(a, b) for b in after.values())
+
+
+def test_a_state_vector_is_a_float32_copy():
+    env = make_env("Counter-v0")
+    first, _ = env.reset()
+    env.step(0)
+    assert first["vector"].tolist() == [0, 0]
+    assert first["vector"].dtype == np.float32
+    assert env.observation_space["vector"].dtype == np.float32
 
 
 @pytest.mark.slow
