@@ -48,18 +48,15 @@ def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, r
     for written in draw(agent, episodes, path.parent, options):
         print(f"written: {written}")
     if (path.parent / "metrics.jsonl").exists():
-        curve = learning_curve(
-            path.parent / "metrics.jsonl", config.env, path.parent / "figures" / "learning_curve.png"
-        )
-        print(f"written: {curve}")
+        print(f"written: {learning_curve(path.parent, config.env)}")
 
 
-def learning_curve(metrics: Path, env_id: str, path: Path) -> Path:
+def learning_curve(run: Path, env_id: str) -> Path:
     """Return against environment frames: of evaluations where the run made some, else of training."""
-    log = read_metrics(metrics)
+    log = read_metrics(run / "metrics.jsonl")
     y = "policy/eval_return" if any("policy/eval_return" in row for row in log) else "policy/episode_return"
     baselines = SCORES[env_id]._asdict() if env_id in SCORES else None
-    return plot_curves({env_id: log}, path, y=y, baselines=baselines)
+    return plot_curves({env_id: log}, run / "figures" / "learning_curve.png", y=y, baselines=baselines)
 
 
 def real_episodes(agent: Agent, config: BaseConfig, count: int, seed: int) -> list[Rows]:

@@ -80,11 +80,9 @@ class Config(BaseConfig):
     """Debugging: V and M train on one fixed batch, which they should learn by heart."""
 
     def at_least(self) -> dict[str, int]:
-        positive = (
-            "epochs rnn_epochs generations max_episode_steps latent_size vae_depth vae_batch hidden_size mixtures"
-        )
-        positive += " rnn_batch sequence_length episodes_per_candidate workers eval_every"
-        return super().at_least() | dict.fromkeys(positive.split(), 1) | {"popsize": 2, "eval_episodes": 2}
+        positive = """epochs rnn_epochs generations max_episode_steps latent_size vae_depth vae_batch hidden_size
+            mixtures rnn_batch sequence_length episodes_per_candidate workers eval_every""".split()
+        return super().at_least() | dict.fromkeys(positive, 1) | {"popsize": 2, "eval_episodes": 2}
 
     def env_options(self) -> dict:
         """V sees pixels, also where the environment's own observation is a vector."""
