@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 import tyro
@@ -18,6 +18,8 @@ from common.run_folder import config_from_dict, find_run, read_config
 @dataclass
 class BaseConfig:
     """What every paper's train.py accepts."""
+
+    least: ClassVar[dict[str, int]] = {"seed": 0}  # the smallest value of an option that counts something; else 1
 
     env: str
     """Environment id: CarRacing-v3, BipedalWalker-v3, atari_pong, dmc_walker_walk, crafter_reward, TinyRacer-v0, ..."""
@@ -36,10 +38,6 @@ class BaseConfig:
     """Side of the square frames that the agent sees."""
     action_repeat: int | None = None
     """Frames that each action is held; without it what the environment's family is used with."""
-
-    def at_least(self) -> dict[str, int]:
-        """The smallest values that make sense."""
-        return {"steps": 1, "seed": 0, "action_repeat": 1}
 
     def env_options(self) -> dict:
         """What make_env and make_vec_env are told besides the id."""
@@ -69,9 +67,9 @@ def parse_config(presets: Mapping[str, Config], runs: Path, argv: list[str] | No
         default = presets[choose_preset(presets, env, argv)]
         default = dataclasses.replace(default, env=env or default.env)
     config = tyro.cli(type(default), default=default, args=without(argv, "env", "preset"))
-    for name, least in config.at_least().items():
-        if (value := getattr(config, name)) is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
+    for name, value in dataclasses.asdict(config).items():
+        if type(value) is int and value < config.least.get(name, 1):
+            raise UserError(f"--{name.replace('_', '-')} must be {config.least.get(name, 1)} or more, got {value}")
     return config
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from common.config import BaseConfig
 
@@ -13,6 +13,8 @@ RUNS = Path(__file__).parent / "runs"
 @dataclass
 class Config(BaseConfig):
     """World Models. The defaults are the paper's CarRacing setting, as the official code has it."""
+
+    least: ClassVar = BaseConfig.least | {"patience": 0, "controller_hidden": 0, "popsize": 2}
 
     env: str = "CarRacing-v3"
     steps: int = 10_000_000
@@ -78,11 +80,6 @@ class Config(BaseConfig):
     eval_episodes: int = 1024
     overfit_batch: bool = False
     """Debugging: V and M train on one fixed batch, which they should learn by heart."""
-
-    def at_least(self) -> dict[str, int]:
-        positive = """epochs rnn_epochs generations max_episode_steps latent_size vae_depth vae_batch hidden_size
-            mixtures rnn_batch sequence_length episodes_per_candidate workers eval_every""".split()
-        return super().at_least() | dict.fromkeys(positive, 1) | {"popsize": 2, "eval_episodes": 2}
 
     def env_options(self) -> dict:
         """V sees pixels, also where the environment's own observation is a vector."""

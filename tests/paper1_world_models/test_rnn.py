@@ -156,7 +156,7 @@ def test_outputs_know_the_past_and_not_the_future(changed):
     inputs[changed][1, 2] += 1
     after = model(**inputs)
     for name in ("logpi", "mu", "logsig", "reward", "done_logit"):
-        moved = (getattr(before, name) - getattr(after, name)).abs().flatten(2).amax(2) > 1e-6
+        moved = (getattr(before, name) - getattr(after, name)).abs().reshape(3, 5, -1).amax(2) > 1e-6
         assert not moved[1, :2].any(), f"{name} of a step saw a later {changed}"
         assert moved[1, 2:].all(), f"{name} does not react to {changed}"
         assert not moved[[0, 2]].any(), f"rows of the batch see each other in {name}: is time taken for batch?"
@@ -243,12 +243,12 @@ def test_two_components_by_hand():
     """-log(.25 N(1; -1, 1) + .75 N(1; 2, .5)) = 2.3593: the log of the mixture."""
     mistakes = {
         6.818706: "the logs of the components are summed: it is the log of their sum",
-        4.148706: "the logs are averaged with the weights: it is the log of the weighted sum",
+        2.399078: "the logs are averaged with the weights: it is the log of the weighted sum",
         1.776892: "logsig is the log DEVIATION: this takes it for the log variance",
         2.359323 - 0.918939: "log sqrt(2 pi) is missing",
         -2.359323: "this is the log likelihood: the loss is its negative",
-        2.944439: "the deviation is missing in front of the exponential: - logsig",
-        1.466177: "the mixture's weights are ignored",
+        2.918939: "the deviation is missing in front of the exponential: - logsig",
+        1.820326: "the mixture's weights are ignored",
     }
     parameters = mixture((0.25, -1.0, 1.0), (0.75, 2.0, 0.5))
     expect_close(rnn.mdn_nll(*parameters, torch.ones(1, 1, 1)), 2.359323, mistakes=mistakes, what="nll")
@@ -275,7 +275,7 @@ def test_nll_far_from_every_mean_is_finite():
     }
     expect_close(nll, 5000.918939, mistakes=mistakes, what="nll")
     nll.backward()
-    expect_close(mu.grad, 50.0, what="d nll / d mu of two equal components, which share 100")
+    expect_close(mu.grad, 50.0, rtol=1e-3, what="d nll / d mu of two equal components, which share 100")
 
 
 @pytest.mark.exercise(id="1.7")
@@ -294,17 +294,14 @@ def test_standard_normal_costs_0_92_per_dimension():
 
 
 @pytest.mark.exercise(id="1.7")
-@pytest.mark.parametrize(("target", "expected"), [((0.0, 0.0), 3.2235), ((0.0, 4.0), 3.2235), ((4.0, 2.0), 4.5305)])
+@pytest.mark.parametrize(("target", "expected"), [((0.0, 0.0), 3.2235), ((0.0, 4.0), 3.2235), ((4.0, 2.0), 4.5307)])
 def test_every_dimension_has_a_mixture_of_its_own(target, expected):
     """Means 0 and 4 in two dimensions: (0, 4) is as likely as (0, 0). One shared component for both would forbid it."""
     logpi = torch.full((1, 1, 2, 2), math.log(0.5))
     mu = torch.tensor([0.0, 4.0]).expand(1, 1, 2, 2)
-    shared = {(0.0, 0.0): 2.5310, (0.0, 4.0): 9.8379}.get(target, math.nan)
-    mistakes = {
-        shared: "the dimensions share one component: each has its own mixture",
-        shared / 2: "the dimensions share one component: each has its own mixture",
-        expected: "the dimensions are summed: average them",
-    }
+    mistakes = {expected: "the dimensions are summed: average them"}
+    for shared in (2.5310, 9.8379):
+        mistakes[shared] = mistakes[shared / 2] = "the dimensions share one component: each has its own mixture"
     nll = rnn.mdn_nll(logpi, mu, torch.zeros(1, 1, 2, 2), torch.tensor([[target]]))
     expect_close(nll, expected / 2, mistakes=mistakes, what=f"nll of {target}")
 
@@ -326,7 +323,7 @@ def test_nll_agrees_with_the_official_code():
 
 @pytest.mark.exercise(id="1.7")
 def test_port_with_one_mixture_for_all_dimensions_is_told_apart():
-    """A well-known PyTorch port multiplies the dimensions' densities inside ONE mixture: another model, another number."""
+    """A well-known PyTorch port multiplies the dimensions' densities inside ONE mixture: another model."""
     g = golden("wm_gmm_loss_ctallec")
     mu, sigma = (torch.tensor(g[key]).transpose(-1, -2) for key in ("mus", "sigmas"))  # (3, 4, latent, K)
     logpi = torch.tensor(g["logpi"])[:, :, None].expand_as(mu)
@@ -367,23 +364,24 @@ def test_masked_steps_do_not_count():
     """The mean is over the steps that the mask keeps: padding changes neither the value nor any gradient."""
     parameters, target = random_mixture(3, 5, 2, 4)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 1, 0]]).bool()
+    each = nll_per_number(parameters, target)
+    rows = [row[kept].mean() for row, kept in zip(each, mask.numpy(), strict=True)]
+    each = each[mask.numpy()]
     target[~mask] = 1000.0
-    each = nll_per_number([p[mask] for p in parameters], target[mask])
     for tensor in parameters:
         tensor.requires_grad_()
     nll = rnn.mdn_nll(*parameters, target, mask)
-    rows = np.array([row.mean() for row in np.split(each, np.cumsum(mask.sum(1))[:-1])])
     mistakes = {
         each.sum() / (3 * 5 * 2): "the sum is divided by all steps: divide by those that the mask keeps",
-        each.sum() / mask.sum().item(): "the dimensions are summed: average them",
-        rows.mean(): "rows are averaged first: every kept STEP weighs the same",
+        2 * each.mean(): "the dimensions are summed: average them",
+        np.mean(rows): "rows are averaged first: every kept STEP weighs the same",
     }
     expect_close(nll, each.mean(), mistakes=mistakes, what="nll with a mask")
     nll.backward()
     for tensor in parameters:
         expect_close(tensor.grad[~mask], 0.0, what="gradient at the masked steps")
-    expect_close(rnn.mdn_nll(*parameters, target, torch.ones(3, 5, dtype=torch.bool)),
-                 rnn.mdn_nll(*parameters, target), what="a mask that keeps all, against none")  # fmt: skip
+    everything = rnn.mdn_nll(*parameters, target, torch.ones(3, 5, dtype=torch.bool))
+    expect_close(everything, rnn.mdn_nll(*parameters, target), what="nll with a mask that keeps all, against none")
 
 
 # ---- 1.8 mdn_sample ----
@@ -410,15 +408,14 @@ def test_uniform_noise_picks_the_component():
 @pytest.mark.exercise(id="1.8")
 def test_temperature_sharpens_the_weights():
     """(.7, .2, .1) at temperature 1/2 becomes (.907, .074, .019): cool dreams take the likeliest turn."""
-    uniform = torch.tensor([0.69, 0.72, 0.85, 0.90, 0.915, 0.975, 0.985])[:, None]
+    uniform = torch.tensor([0.69, 0.72, 0.85, 0.895, 0.915, 0.975, 0.985])[:, None]
     logpi = log_weights(0.7, 0.2, 0.1).expand(7, 1, 3)
     means = torch.tensor([0.0, 1.0, 2.0]).expand(7, 1, 3)
     z = rnn.mdn_sample(logpi, means, torch.zeros(7, 1, 3), 0.5, uniform, torch.zeros(7, 1))
     mistakes = {
         (0, 1, 1, 1, 2, 2, 2): "the temperature does not reach the weights: softmax(logpi / temperature)",
-        (0, 1, 1, 2, 2, 2, 2): "log weights are divided by the temperature, not multiplied",
-        (1, 1, 1, 2, 2, 2, 2): "log weights are divided by the temperature, not multiplied",
-        (0, 0, 0, 1, 1, 2, 2): "the log weights are divided by sqrt(temperature): that is for the noise",
+        (1, 1, 2, 2, 2, 2, 2): "log weights are divided by the temperature, not multiplied",
+        (0, 0, 1, 1, 1, 2, 2): "the log weights are divided by sqrt(temperature): that is for the noise",
     }
     expect_close(z[:, 0], [0, 0, 0, 0, 1, 1, 2], mistakes=mistakes, what="index of the component")
 
@@ -463,7 +460,7 @@ def test_dream_agrees_with_the_official_sample_sequence(name):
 
 @pytest.mark.exercise(id="1.8")
 def test_dream_agrees_with_the_official_doom_environment():
-    """VizDoom's dream at temperature 1.25, from a first step to the end of the episode: z, c, h and done at each step."""
+    """VizDoom's dream at temperature 1.25, from the first step to the end of the episode: z, c, h and done."""
     g = golden("wm_doom_dream_step")
     model = make_model(latent=3, action=1, hidden=4, mixtures=2, reward=False, done=True, restart=True)
     load_official_weights(model, g)
@@ -494,35 +491,33 @@ def test_dimensions_rows_and_calls_draw_independently():
     logpi = torch.full((n, 2, 2), math.log(0.5))
     mu = torch.tensor([-1.0, 1.0]).expand(n, 2, 2)
     z = rnn.mdn_sample(logpi, mu, torch.full((n, 2, 2), -7.0))
-    tolerance = dict(rtol=0, atol=6 * 0.5 / math.sqrt(n))
-    second = (z > 0).double()
-    different = lambda a, b: (a != b).double().mean()
-    mistakes = {0.0: "all dimensions take one component"}
-    expect_close(
-        different(second[:, 0], second[:, 1]), 0.5, **tolerance, mistakes=mistakes, what="dimensions that differ"
-    )
-    mistakes = {0.0: "all rows of the batch take one component"}
-    expect_close(different(second[1:, 0], second[:-1, 0]), 0.5, **tolerance, mistakes=mistakes, what="rows that differ")
-    again = (rnn.mdn_sample(logpi, mu, torch.full((n, 2, 2), -7.0)) > 0).double()
-    mistakes = {0.0: "two calls draw the same"}
-    expect_close(different(second[:, 0], again[:, 0]), 0.5, **tolerance, mistakes=mistakes, what="calls that differ")
+    first, second = ((z > 0).double() for z in (z, rnn.mdn_sample(logpi, mu, torch.full((n, 2, 2), -7.0))))
+    pairs = {
+        "the dimensions": (first[:, 0], first[:, 1]),
+        "the rows of the batch": (first[1:, 0], first[:-1, 0]),
+        "two calls": (first[:, 0], second[:, 0]),
+    }
+    for name, (a, b) in pairs.items():
+        share = (a != b).double().mean()
+        mistakes = {0.0: f"{name} share one draw"}
+        expect_close(
+            share, 0.5, rtol=0, atol=6 * 0.5 / math.sqrt(n), mistakes=mistakes, what=f"how often {name} differ"
+        )
 
 
 @pytest.mark.exercise(id="1.8")
 def test_draws_have_the_mixtures_mean_and_variance():
     """100,000 draws of .2 N(-2, .5^2) + .8 N(1, 2^2): mean .4, variance 4.69. The Gaussian noise is each entry's own."""
     n = 100_000
-    parameters = [
-        x.expand(n // 2, 2, 2) for x in (log_weights(0.2, 0.8), torch.tensor([-2.0, 1.0]), log_weights(0.5, 2.0))
-    ]
-    z = rnn.mdn_sample(*parameters)
+    weights, means, deviations = torch.tensor([[0.2, 0.8], [-2.0, 1.0], [0.5, 2.0]])[:, None, None].expand(
+        -1, n // 2, 2, 2
+    )
+    z = rnn.mdn_sample(weights.log(), means, deviations.log())
     assert z.shape == (n // 2, 2)
     z = z.double()
     expect_close(z.mean(), 0.4, rtol=0, atol=6 * math.sqrt(4.69 / n), what="mean of the draws")
     mistakes = {1.44: "the noise is missing: these are means", 1.0: "only the noise is left"}
-    expect_close(
-        z.var(), 4.69, rtol=0, atol=6 * 4.69 * math.sqrt(3 / n), mistakes=mistakes, what="variance of the draws"
-    )
+    expect_close(z.var(), 4.69, rtol=0, atol=6 * 4.69 * math.sqrt(3 / n), mistakes=mistakes, what="variance of them")
     correlation = torch.corrcoef(z.T)[0, 1]
     expect_close(correlation, 0.0, rtol=0, atol=6 / math.sqrt(n // 2), what="correlation of two dimensions")
 
@@ -615,7 +610,7 @@ def test_latents_are_sampled_with_the_given_noise():
 
 @pytest.mark.exercise(id="1.9")
 def test_noise_is_fresh_at_every_call_and_shared_by_input_and_target():
-    """M never sees the same z twice, which keeps it from learning V's codes by heart; yet a frame has ONE z in a batch."""
+    """M never sees the same z twice, or it learns V's codes by heart; yet within a batch a frame has ONE z."""
     rows = make_rows(logvar=0.0)
     first, second = rnn.sequence_batch(rows), rnn.sequence_batch(rows)
     assert not torch.allclose(first.z, second.z), "two calls give the same z: draw anew each time"
@@ -678,11 +673,10 @@ def test_loss_agrees_with_the_official_doom_code():
 @pytest.mark.exercise(id="1.10")
 @pytest.mark.parametrize(("reward", "done"), [(False, False), (True, False), (False, True), (True, True)])
 def test_loss_has_a_part_for_every_head(reward, done):
-    """nll, the squared reward error and the weighted end loss, each a mean over the kept steps; the loss is their sum."""
+    """nll, squared reward error and weighted end loss, each a mean over the kept steps; the loss is their sum."""
     model = make_model(reward=reward, done=done)
     batch = random_batch(model)
     losses = rnn.rnn_loss(model, batch)
-    assert set(losses) == {"loss", "nll"} | {"reward"} * reward | {"done"} * done if False else True
     with torch.no_grad():
         out = model(batch.z, batch.action)
     mask = batch.mask.numpy()
