@@ -19,10 +19,10 @@ demo: $(VENV)/installed  ## train World Models on TinyRacer, evaluate it, draw i
 	cd $(PAPER1) && $(PY) visualize.py --checkpoint model.pt --num-dreams 5
 
 test: $(VENV)/installed  ## everything quick: at most 5 minutes on 2 cores
-	$(PY) -m pytest
+	$(PY) -m pytest --impl solutions
 
 test-slow: $(VENV)/installed  ## what takes longer: training runs, kill and resume, several processes
-	$(PY) -m pytest --slow -m slow
+	$(PY) -m pytest --impl solutions --slow -m slow
 
 lint: $(VENV)/installed
 	$(PY) -m ruff check .

@@ -1,7 +1,7 @@
 """What every trained world-model agent can do: all tools are written against this alone."""
 
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ class DreamStep(NamedTuple):
     cont: Float[Tensor, " batch"]  # probability that the episode goes on
 
 
+@runtime_checkable
 class Agent(Protocol):
     """A world model and the policy that lives in it."""
 

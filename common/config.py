@@ -58,7 +58,7 @@ def parse_config(presets: Mapping[str, Config], runs: Path, argv: list[str] | No
     if resume:
         folder = find_run(resume, runs)
         default = config_from_dict(type(next(iter(presets.values()))), read_config(folder))
-        default = dataclasses.replace(default, resume=str(folder), logdir=None)
+        default = dataclasses.replace(default, resume=str(folder))
         if env and resolve_id(env) != default.env:
             raise UserError(f"{folder} is a run on {default.env}, not on {env}")
         argv = without(argv, "resume")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 import tyro
 from jaxtyping import Float, Int
 
-from common.agent import Agent, Rows, State, load_agent
+from common.agent import Agent, Rows, load_agent
 from common.checkpoint import find_checkpoint
 from common.config import BaseConfig, pick_device
 from common.env_wrapper import RowStream, action_size, is_discrete, make_vec_env, steps_as_batch
@@ -22,12 +22,13 @@ from common.tiny_envs import SCORES
 from common.video import write_video
 
 
+@runtime_checkable
 class Actor(Protocol):
     """The part of an Agent that plays."""
 
-    def initial_state(self, batch_size: int) -> State: ...
+    def initial_state(self, batch_size: int) -> dict: ...
 
-    def act(self, obs: Rows, state: State, *, explore: bool) -> tuple[np.ndarray, State]: ...
+    def act(self, obs: Rows, state: dict, *, explore: bool) -> tuple[np.ndarray, dict]: ...
 
 
 class RandomPolicy:
@@ -37,10 +38,10 @@ class RandomPolicy:
         self.discrete, self.size = is_discrete(action_space), action_size(action_space)
         self.rng = np.random.default_rng(seed)
 
-    def initial_state(self, batch_size: int) -> State:
+    def initial_state(self, batch_size: int) -> dict:
         return {}
 
-    def act(self, obs: Rows, state: State, *, explore: bool = True) -> tuple[np.ndarray, State]:
+    def act(self, obs: Rows, state: dict, *, explore: bool = True) -> tuple[np.ndarray, dict]:
         n = len(obs["is_first"])
         if self.discrete:
             return np.eye(self.size, dtype=np.float32)[self.rng.integers(self.size, size=n)], {}

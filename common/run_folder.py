@@ -22,18 +22,32 @@ def open_run(config, runs: Path) -> Path:
     """
     if config.resume:
         folder = find_run(config.resume, runs)
-    else:
-        now = datetime.now().strftime("%Y%m%d-%H%M%S")
-        folder = config.logdir or runs / f"{now}-{config.env.replace('/', '-')}-{config.preset}-{config.seed}"
+    elif config.logdir:
+        folder = config.logdir
         if (folder / "config.json").exists():
             raise UserError(
                 f"{folder} already holds a run: continue it with --resume {folder}, or name another --logdir"
             )
-    folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        now = datetime.now().strftime("%Y%m%d-%H%M%S")
+        folder = new_folder(runs / f"{now}-{config.env.replace('/', '-')}-{config.preset}-{config.seed}")
     write_json(folder / "sessions.json", [*read_sessions(folder), session()])
     write_json(folder / "config.json", config_to_dict(config))
     print(f"run folder: {folder}")
     return folder
+
+
+def new_folder(path: Path) -> Path:
+    """Make the folder `path`; where another run took that name, in the same second, path-2, path-3, ..."""
+    folder, number = path, 1
+    while True:
+        try:
+            folder.mkdir(parents=True)  # it is mkdir that decides who was first: no two processes get the same folder
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = path.with_name(f"{path.name}-{number}")
 
 
 def write_json(path: Path, value) -> None:
@@ -68,8 +82,8 @@ def hardware() -> str:
 
 
 def config_to_dict(config) -> dict:
-    """A config as plain numbers and strings, for config.json and checkpoints."""
-    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    """What a config says about the training, not about where it is kept: for config.json and checkpoints."""
+    return {key: value for key, value in asdict(config).items() if key not in ("logdir", "resume")}
 
 
 def config_from_dict(cls: type, values: dict):

@@ -107,6 +107,7 @@ class WorldModelsAgent:
         Returns the action as a replay row holds it, and the new state. Exploring or not, the agent is the same: what
         varies is z.
         """
+        ### BEGIN SOLUTION 1.13: see, decide, remember
         is_first = torch.as_tensor(obs["is_first"], device=self.device)
         keep = ~is_first[:, None]
         h, c = state["h"] * keep, state["c"] * keep
@@ -115,6 +116,7 @@ class WorldModelsAgent:
         native = self.controller.act(self.controller.features(z, h, c))
         h, c = self.rnn(z[:, None], native[:, None], (h, c), is_first[:, None]).state
         return self.codec.to_row(native).cpu().numpy(), {"h": h, "c": c}
+        ### END SOLUTION
 
     @torch.no_grad()
     def encode(self, rows: Rows) -> dict[str, Tensor]:
@@ -172,6 +174,7 @@ class WorldModelsAgent:
         Without a reward head every step is worth 1, as in VizDoom TakeCover; without a done head dreams never end.
         The temperature acts on the mixture alone.
         """
+        ### BEGIN SOLUTION 1.14: one step of a dream
         native = self.codec.to_native(action.to(self.device))
         out = self.rnn(state["z"][:, None], native[:, None], (state["h"], state["c"]))
         z = mdn_sample(out.logpi[:, 0], out.mu[:, 0], out.logsig[:, 0], temperature)
@@ -180,6 +183,7 @@ class WorldModelsAgent:
         image = to_image(self.vae.decoder(z)) if decode else None
         h, c = out.state
         return DreamStep({"z": z, "h": h, "c": c}, image, reward, cont)
+        ### END SOLUTION
 
     def weights(self) -> dict:
         """What playing needs."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.agent import Rows, State
+from common.agent import Rows
 from common.checkpoint import load_checkpoint, save_checkpoint
 from common.env_wrapper import RowStream, make_vec_env, steps_as_batch
 from common.evaluate import Actor, Episodes, RandomPolicy, rollout
@@ -29,10 +29,10 @@ class BrownianPolicy:
     def __init__(self, codec: ActionCodec, action_space: gymnasium.Space, seed: int):
         self.codec, self.fresh, self.rng = codec, RandomPolicy(action_space, seed), np.random.default_rng(seed)
 
-    def initial_state(self, batch_size: int) -> State:
+    def initial_state(self, batch_size: int) -> dict:
         return {"action": np.zeros((batch_size, self.codec.row_size), np.float32), "hold": np.zeros(batch_size, int)}
 
-    def act(self, obs: Rows, state: State, *, explore: bool = True) -> tuple[np.ndarray, State]:
+    def act(self, obs: Rows, state: dict, *, explore: bool = True) -> tuple[np.ndarray, dict]:
         fresh, _ = self.fresh.act(obs, {})
         if self.codec.discrete:
             new = obs["is_first"] | (state["hold"] == 0)
@@ -56,12 +56,12 @@ class CauchyPolicy:
         self.codec, self.latent_size, self.rng = codec, latent_size, np.random.default_rng(seed)
         self.controller = Controller(latent_size, 0, codec.outputs, inputs="z", kind=codec.kind)
 
-    def initial_state(self, batch_size: int) -> State:
+    def initial_state(self, batch_size: int) -> dict:
         scale = self.rng.uniform(0, 0.01, (batch_size, 1))
         self.controller.set_params(scale * self.rng.standard_cauchy((batch_size, self.controller.num_params)))
         return {}
 
-    def act(self, obs: Rows, state: State, *, explore: bool = True) -> tuple[np.ndarray, State]:
+    def act(self, obs: Rows, state: dict, *, explore: bool = True) -> tuple[np.ndarray, dict]:
         z = torch.as_tensor(self.rng.standard_normal((len(obs["is_first"]), self.latent_size)), dtype=torch.float32)
         return self.codec.to_row(self.controller.act(z)).numpy(), state
 

@@ -23,6 +23,7 @@ def squash(u: Float[Tensor, "*batch out"], kind: Squash) -> Float[Tensor, "*batc
     - "discrete": one-hot of the largest score
     - "left_right" (VizDoom TakeCover): tanh(u) of one score, rounded to -1 (below -1/3), 0 or 1 (above 1/3)
     """
+    ### BEGIN SOLUTION 1.11: from scores to an action
     if kind == "discrete":
         return torch.nn.functional.one_hot(u.argmax(-1), u.shape[-1]).to(u)
     u = torch.tanh(u)
@@ -31,6 +32,7 @@ def squash(u: Float[Tensor, "*batch out"], kind: Squash) -> Float[Tensor, "*batc
     if kind == "left_right":
         return (u > 1 / 3).to(u) - (u < -1 / 3).to(u)
     return u
+    ### END SOLUTION
 
 
 class Controller:
@@ -58,7 +60,7 @@ class Controller:
         self.num_params = sum((fan_in + bias) * fan_out for fan_in, fan_out in pairwise(self.layers))
         self.set_params(np.zeros(self.num_params))
 
-    def set_params(self, flat: Float64[np.ndarray, "*population params"]) -> None:
+    def set_params(self, flat: Float[np.ndarray, "*population params"]) -> None:
         """Take a flat vector; or (N, params), a population: controller i then acts for row i of the batch."""
         if flat.shape[-1] != self.num_params:
             raise ValueError(f"this controller has {self.num_params} parameters, got {flat.shape[-1]}")
@@ -126,8 +128,10 @@ def evolve(
         "tolfun": 0, "tolfunhist": 0, "tolx": 0, "tolflatfitness": generations, "tolstagnation": generations,
     }  # fmt: skip
     search = cma.CMAEvolutionStrategy(np.zeros(num_params), sigma0, options)
+    ### BEGIN SOLUTION 1.12: search generation by generation
     for index in range(generations):
         candidates = np.array(search.ask())
         returns = np.asarray(history[index] if index < len(history) else fitness(candidates, index), float)
         search.tell(list(candidates), list(-returns))
         yield Generation(index, returns, np.array(search.mean), float(search.sigma))
+    ### END SOLUTION

@@ -30,9 +30,7 @@ class MDNRNN(nn.Module):
     """p(z_{t+1} | z_{<=t}, a_{<=t}): one LSTM layer and one linear output layer.
 
     - the LSTM's input is concat(z_t, a_t) (and is_first_t where `restart_input`, as the VizDoom model has it)
-    - the linear layer's outputs, in this order: the done logit (where `predict_done`), the reward (where
-      `predict_reward`), then for EACH latent dimension its own `mixtures` log weights, means and log standard
-      deviations: every dimension has a mixture of its own, drawn independently
+    - the linear layer's output holds a mixture for EACH latent dimension, drawn independently of the others
     - 423,392 parameters for CarRacing without the two heads (the paper's 422,368, and torch's second bias vector);
       1,680,833 for VizDoom
     """
@@ -66,39 +64,44 @@ class MDNRNN(nn.Module):
         state: LSTMState | None = None,
         is_first: Bool[Tensor, "batch time"] | None = None,
     ) -> MDNOutput:
-        """Run M over a sequence from `state` (without one: zeros); where `is_first`, it is zeroed before step t."""
-        state = self.initial_state(len(z)) if state is None else state
-        x = torch.cat([z, action], -1)
-        if is_first is None:
-            if self.restart_input:
-                x = F.pad(x, (0, 1))
-            hidden, state = self.step_lstm(x, state)
-        else:
-            if self.restart_input:
-                x = torch.cat([x, is_first.unsqueeze(-1).to(x)], -1)
-            hidden = []
-            for t in range(x.shape[1]):
-                keep = ~is_first[:, t, None]
-                h, state = self.step_lstm(x[:, t : t + 1], (state[0] * keep, state[1] * keep))
-                hidden.append(h)
-            hidden = torch.cat(hidden, 1)
-        return self.read_out(hidden, state)
+        """Run M over a sequence from `state` (without one: zeros), and say for each t what comes at t + 1.
 
-    def step_lstm(self, x: Float[Tensor, "batch time in"], state: LSTMState):
-        """nn.LSTM wants its state with a leading layer axis."""
-        hidden, (h, c) = self.lstm(x, (state[0][None], state[1][None]))
-        return hidden, (h[0], c[0])
-
-    def read_out(self, hidden: Float[Tensor, "batch time hidden"], state: LSTMState) -> MDNOutput:
-        """Split the linear layer's output into the mixture's parameters and the two heads."""
+        - the LSTM's input is concat(z, action), in this order; `self.run_lstm` takes it from there
+        - `self.out` turns each hidden vector into all parameters, in this order along its last axis: the done logit
+          (where `predict_done`), the reward (where `predict_reward`), then latent_size * 3 * mixtures numbers
+        - of these, EACH latent dimension has 3 * mixtures in a row: its log weights, its means, its log standard
+          deviations, each `mixtures` of them
+        - the log weights are normalised over the mixtures; the log standard deviations are not let below LOGSIG_MIN
+        """
+        ### BEGIN SOLUTION 1.6: what M says about the next step
+        hidden, state = self.run_lstm(torch.cat([z, action], -1), state, is_first)
         out = self.out(hidden)
-        heads = self.predict_done + self.predict_reward
-        done_logit = out[..., 0] if self.predict_done else None
-        reward = out[..., heads - 1] if self.predict_reward else None
-        mixture = out[..., heads:].unflatten(-1, (self.latent_size, 3 * self.mixtures))
-        logweight, mu, logsig = mixture.chunk(3, -1)
-        logpi = logweight.log_softmax(-1)
-        return MDNOutput(logpi, mu, logsig.clamp(min=LOGSIG_MIN), reward, done_logit, state)
+        done_logit = reward = None
+        if self.predict_done:
+            done_logit, out = out[..., 0], out[..., 1:]
+        if self.predict_reward:
+            reward, out = out[..., 0], out[..., 1:]
+        logweight, mu, logsig = out.unflatten(-1, (self.latent_size, 3 * self.mixtures)).chunk(3, -1)
+        return MDNOutput(logweight.log_softmax(-1), mu, logsig.clamp(min=LOGSIG_MIN), reward, done_logit, state)
+        ### END SOLUTION
+
+    def run_lstm(
+        self, x: Float[Tensor, "batch time in"], state: LSTMState | None, is_first: Bool[Tensor, "batch time"] | None
+    ) -> tuple[Float[Tensor, "batch time hidden"], LSTMState]:
+        """Hidden vectors of all steps, and the state after the last; where `is_first`, step t starts from zeros."""
+        h, c = self.initial_state(len(x)) if state is None else state
+        if self.restart_input:
+            x = F.pad(x, (0, 1)) if is_first is None else torch.cat([x, is_first.unsqueeze(-1).to(x)], -1)
+        if is_first is None:  # one call for the whole sequence; nn.LSTM wants its state with a leading layer axis
+            hidden, (h, c) = self.lstm(x, (h[None], c[None]))
+            return hidden, (h[0], c[0])
+        hidden = []
+        for t in range(x.shape[1]):
+            keep = ~is_first[:, t, None]
+            step, (h, c) = self.lstm(x[:, t : t + 1], ((h * keep)[None], (c * keep)[None]))
+            h, c = h[0], c[0]
+            hidden.append(step)
+        return torch.cat(hidden, 1), (h, c)
 
 
 def masked_mean(x: Float[Tensor, "batch time *rest"], mask: Bool[Tensor, "batch time"] | None) -> Float[Tensor, ""]:
@@ -119,9 +122,11 @@ def mdn_nll(
     infinity). Averaged over latent dimensions and over the steps where `mask` is True.
     A density may exceed 1, so a negative value is no mistake.
     """
+    ### BEGIN SOLUTION 1.7: the likelihood of what came next
     standardised = (target.unsqueeze(-1) - mu) * torch.exp(-logsig)
     log_density = -0.5 * standardised.square() - logsig - 0.5 * math.log(2 * math.pi)
     return masked_mean(-torch.logsumexp(logpi + log_density, -1), mask)
+    ### END SOLUTION
 
 
 def mdn_sample(
@@ -139,6 +144,7 @@ def mdn_sample(
     Noise: `uniform` in [0, 1) picks the first component whose cumulative probability reaches it, `normal` is the
     Gaussian noise; either is drawn here when not given.
     """
+    ### BEGIN SOLUTION 1.8: a draw from the mixture
     uniform = torch.rand_like(mu[..., 0]) if uniform is None else uniform
     normal = torch.randn_like(mu[..., 0]) if normal is None else normal
     cumulative = (logpi / temperature).softmax(-1).cumsum(-1)
@@ -146,6 +152,7 @@ def mdn_sample(
     mean = mu.gather(-1, index).squeeze(-1)
     std = logsig.gather(-1, index).squeeze(-1).exp() * math.sqrt(temperature)
     return mean + std * normal
+    ### END SOLUTION
 
 
 class SequenceBatch(NamedTuple):
@@ -168,6 +175,7 @@ def sequence_batch(rows: dict[str, Tensor], eps: Float[Tensor, "batch rows laten
     z is drawn afresh from N(mu, exp(logvar)) at every call, once for each row (`eps`: the noise to use).
     A transition counts (mask) if both its rows do.
     """
+    ### BEGIN SOLUTION 1.9: line up what M sees with what it predicts
     z = reparameterize(rows["mu"], rows["logvar"], eps)
     return SequenceBatch(
         z=z[:, :-1],
@@ -178,6 +186,7 @@ def sequence_batch(rows: dict[str, Tensor], eps: Float[Tensor, "batch rows laten
         is_first=rows["is_first"][:, :-1],
         mask=rows["mask"][:, :-1] & rows["mask"][:, 1:],
     )
+    ### END SOLUTION
 
 
 DONE_WEIGHT = 10.0  # ends are rare: official doomrnn.py weights the positive targets by 10
@@ -206,9 +215,11 @@ def rnn_train_step(
     Every entry of the gradient is clipped to [-clip_value, clip_value] on its own (by value, not by norm: official
     rnn.py). Returns the detached parts of `rnn_loss`.
     """
+    ### BEGIN SOLUTION 1.10: one update of M
     losses = rnn_loss(model, batch)
     optimizer.zero_grad(set_to_none=True)
     losses["loss"].backward()
     nn.utils.clip_grad_value_(model.parameters(), clip_value)
     optimizer.step()
     return {name: value.detach() for name, value in losses.items()}
+    ### END SOLUTION

@@ -13,7 +13,9 @@ def preprocess(image: UInt8[Tensor, "*batch height width channels"]) -> Float[Te
     Input: uint8 frames as the environment and the replay hold them, channels last, any leading axes.
     Output: float32 in [0, 1], channels first. This is the one place where pixels are scaled.
     """
+    ### BEGIN SOLUTION 1.1: scale the pixels and put the channels first
     return image.movedim(-1, -3).float() / 255
+    ### END SOLUTION
 
 
 def initialise(module: nn.Module) -> None:
@@ -34,6 +36,7 @@ class ConvEncoder(nn.Module):
 
     def __init__(self, latent_size: int = 32, image_size: int = 64, depth: int = 32, channels: int = 3):
         super().__init__()
+        ### BEGIN SOLUTION 1.2: the encoder's layers
         self.convs = nn.Sequential(
             *(nn.Conv2d(channels, depth, 4, stride=2), nn.ReLU()),
             *(nn.Conv2d(depth, 2 * depth, 4, stride=2), nn.ReLU()),
@@ -43,6 +46,7 @@ class ConvEncoder(nn.Module):
         side = {64: 2, 96: 4}[image_size]
         self.mu = nn.Linear(8 * depth * side * side, latent_size)
         self.logvar = nn.Linear(8 * depth * side * side, latent_size)
+        ### END SOLUTION
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
@@ -62,9 +66,11 @@ def reparameterize(
     `eps` is standard normal noise of mu's shape; without it, it is drawn here, independently for every entry.
     `logvar` is the log of the VARIANCE, so that the standard deviation is exp(logvar / 2).
     """
+    ### BEGIN SOLUTION 1.3: a sample that gradient flows through
     if eps is None:
         eps = torch.randn_like(mu)
     return mu + torch.exp(logvar / 2) * eps
+    ### END SOLUTION
 
 
 class ConvDecoder(nn.Module):
@@ -78,6 +84,7 @@ class ConvDecoder(nn.Module):
     def __init__(self, latent_size: int = 32, image_size: int = 64, depth: int = 32, channels: int = 3):
         super().__init__()
         self.side = {64: 1, 96: 3}[image_size]
+        ### BEGIN SOLUTION 1.4: the decoder's layers
         self.fc = nn.Linear(latent_size, 32 * depth * self.side * self.side)
         self.deconvs = nn.Sequential(
             *(nn.ConvTranspose2d(32 * depth, 4 * depth, 5, stride=2), nn.ReLU()),
@@ -85,6 +92,7 @@ class ConvDecoder(nn.Module):
             *(nn.ConvTranspose2d(2 * depth, depth, 6, stride=2), nn.ReLU()),
             *(nn.ConvTranspose2d(depth, channels, 6, stride=2), nn.Sigmoid()),
         )
+        ### END SOLUTION
 
     def forward(self, z: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch channels height width"]:
         """Return the mean image, every pixel in (0, 1)."""
@@ -128,10 +136,12 @@ def vae_loss(
       then averaged over the batch
     - loss = recon + kl
     """
+    ### BEGIN SOLUTION 1.5: the VAE's loss
     recon = (image - recon_image).square().flatten(1).sum(1).mean()
     kl = 0.5 * (mu.square() + logvar.exp() - 1 - logvar).sum(1)
     kl = kl.clamp(min=kl_tolerance * mu.shape[1]).mean()
     return VAELoss(recon + kl, recon, kl)
+    ### END SOLUTION
 
 
 def vae_train_step(

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from solutions.paper1_world_models import rnn
+from paper1_world_models import rnn
 from tests.helpers import expect_close, golden, numbers
 from tests.paper1_world_models.official import load_official_weights
 
@@ -507,11 +507,10 @@ def test_dimensions_rows_and_calls_draw_independently():
 
 @pytest.mark.exercise(id="1.8")
 def test_draws_have_the_mixtures_mean_and_variance():
-    """100,000 draws of .2 N(-2, .5^2) + .8 N(1, 2^2): mean .4, variance 4.69. The Gaussian noise is each entry's own."""
+    """100,000 draws of .2 N(-2, .5^2) + .8 N(1, 2^2): mean .4, variance 4.69, and no dimension knows another."""
     n = 100_000
-    weights, means, deviations = torch.tensor([[0.2, 0.8], [-2.0, 1.0], [0.5, 2.0]])[:, None, None].expand(
-        -1, n // 2, 2, 2
-    )
+    parameters = torch.tensor([[0.2, 0.8], [-2.0, 1.0], [0.5, 2.0]])
+    weights, means, deviations = parameters[:, None, None].expand(3, n // 2, 2, 2)
     z = rnn.mdn_sample(weights.log(), means, deviations.log())
     assert z.shape == (n // 2, 2)
     z = z.double()

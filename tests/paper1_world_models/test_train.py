@@ -1,22 +1,13 @@
 """The command lines of paper 1 on TinyRacer, made as small as they go."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from common.errors import UserError
 from common.metrics import METRICS, read_metrics
-from solutions.paper1_world_models import run, search, stages, train
-from solutions.paper1_world_models.agent import WorldModelsAgent
-from solutions.paper1_world_models.config import PAPER, PRESETS, RUNS, Config
+from paper1_world_models import run, search, stages, train
 
 TRAIN = Path(train.__file__)
 MICRO = [

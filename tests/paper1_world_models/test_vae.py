@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from solutions.paper1_world_models import vae
+from paper1_world_models import vae
 from tests.helpers import expect_close, golden, numbers
 
 

@@ -1,0 +1,191 @@
+"""V, M and C together: acting in the world, and dreaming without it."""
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from common.agent import DreamStep, Rows, State
+from common.env_wrapper import action_size, is_discrete
+from common.replay_buffer import ReplayBuffer
+from paper1_world_models.config import Config
+from paper1_world_models.controller import Controller
+from paper1_world_models.rnn import MDNRNN, mdn_sample, rnn_train_step, sequence_batch
+from paper1_world_models.vae import VAE, preprocess, reparameterize, to_image, vae_train_step
+
+STAY, RIGHT, LEFT = 0, 1, 2  # VizDoom TakeCover's actions, in the order of its gymnasium action space
+
+
+class ActionCodec:
+    """Between a replay row's action and the native one, which the controller puts out and M takes in.
+
+    A row holds a one-hot vector or numbers in [-1, 1]. Native are: for CarRacing steer in [-1, 1], gas and brake in
+    [0, 1]; for VizDoom TakeCover one number, -1 left, 0 stay, 1 right; elsewhere the row's own.
+    """
+
+    def __init__(self, env_id: str, action_space: spaces.Space):
+        self.discrete, self.row_size = is_discrete(action_space), action_size(action_space)
+        if env_id.startswith("CarRacing"):
+            self.kind, self.outputs, self.native_size = "car", 3, 3
+        elif env_id.startswith("VizdoomTakeCover"):
+            self.kind, self.outputs, self.native_size = "left_right", 1, 1
+        else:
+            self.kind = "discrete" if self.discrete else "box"
+            self.outputs = self.native_size = self.row_size
+
+    def to_native(self, action: Float[Tensor, "*batch row"]) -> Float[Tensor, "*batch native"]:
+        if self.kind == "car":
+            return torch.cat([action[..., :1], (action[..., 1:] + 1) / 2], -1)
+        if self.kind == "left_right":
+            return action[..., RIGHT : RIGHT + 1] - action[..., LEFT : LEFT + 1]
+        return action
+
+    def to_row(self, action: Float[Tensor, "*batch native"]) -> Float[Tensor, "*batch row"]:
+        if self.kind == "car":
+            return torch.cat([action[..., :1], action[..., 1:] * 2 - 1], -1)
+        if self.kind == "left_right":
+            button = torch.where(action > 0, RIGHT, torch.where(action < 0, LEFT, STAY)).squeeze(-1)
+            return nn.functional.one_hot(button, self.row_size).to(action)
+        return action
+
+
+class WorldModelsAgent:
+    """The agent of the paper: z from V, h from M, an action from C.
+
+    A state is a dict of tensors (batch, ...): h and c, what M knows of the steps BEFORE the present one, and, in a
+    dream, z, the present latent.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        observation_space: spaces.Dict,
+        action_space: spaces.Space,
+        device: str | torch.device = "cpu",
+    ):
+        self.config, self.device = config, torch.device(device)
+        self.codec = ActionCodec(config.env, action_space)
+        self.vae = VAE(
+            config.latent_size, config.image_size, config.vae_depth, observation_space["image"].shape[-1]
+        ).to(self.device)
+        self.vae.to(memory_format=torch.channels_last)
+        self.rnn = MDNRNN(
+            config.latent_size,
+            self.codec.native_size,
+            config.hidden_size,
+            config.mixtures,
+            config.predict_reward,
+            config.predict_done,
+            config.restart_input,
+        ).to(self.device)
+        self.controller = Controller(
+            config.latent_size,
+            config.hidden_size,
+            self.codec.outputs,
+            inputs=config.controller_input,
+            kind=self.codec.kind,
+            bias=config.controller_bias,
+            hidden=config.controller_hidden,
+        )
+        self.vae_optimizer = torch.optim.Adam(self.vae.parameters(), config.vae_lr)
+        self.rnn_optimizer = torch.optim.Adam(self.rnn.parameters(), config.rnn_lr)
+
+    def initial_state(self, batch_size: int) -> State:
+        """Zeros for h and c."""
+        h, c = self.rnn.initial_state(batch_size)
+        return {"h": h, "c": c}
+
+    @torch.no_grad()
+    def act(self, obs: Rows, state: State, *, explore: bool = False) -> tuple[Float[np.ndarray, "batch action"], State]:
+        """One step of the agent (paper, section 2.4): see, decide, remember.
+
+        - where `is_first`, h and c restart from zero
+        - z is SAMPLED from V's posterior of the frame
+        - the controller acts on z and on h (and c) as they are BEFORE this step
+        - only then M takes in z and the native action, and gives the next h and c
+        Returns the action as a replay row holds it, and the new state. Exploring or not, the agent is the same: what
+        varies is z.
+        """
+        # TODO 1.13: see, decide, remember
+        raise NotImplementedError("exercise 1.13: see, decide, remember")
+
+    @torch.no_grad()
+    def encode(self, rows: Rows) -> dict[str, Tensor]:
+        """Rows (batch, time, ...) with V's `mu` and `logvar` in place of images, and native previous actions."""
+        image = torch.as_tensor(rows["image"], device=self.device)
+        mu, logvar = self.vae.encoder(preprocess(image.flatten(0, 1)))
+        encoded = {key: torch.as_tensor(rows[key], device=self.device) for key in rows if key != "image"}
+        encoded["prev_action"] = self.codec.to_native(encoded["prev_action"])
+        return {**encoded, "mu": mu.unflatten(0, image.shape[:2]), "logvar": logvar.unflatten(0, image.shape[:2])}
+
+    def learn(self, replay: ReplayBuffer, step: int) -> dict[str, float]:
+        """One update of V on a batch of frames and one of M on a batch of windows.
+
+        The paper trains V first and M on its finished latents: that is `stages.py`. This is the same two updates for a
+        replay that still grows.
+        """
+        frames = replay.sample_windows(self.config.vae_batch, 1, self.rng)["image"][:, 0]
+        vision = vae_train_step(self.vae, torch.as_tensor(frames, device=self.device), self.vae_optimizer)
+        length = min(self.config.sequence_length + 1, replay.longest_window)
+        windows = self.encode(replay.sample_windows(self.config.rnn_batch, length, self.rng))
+        memory = rnn_train_step(self.rnn, sequence_batch(windows), self.rnn_optimizer)
+        return {**vae_metrics(vision), **rnn_metrics(memory)}
+
+    @torch.no_grad()
+    def reconstruct(self, batch: Rows) -> UInt8[np.ndarray, "batch time height width channels"]:
+        """Every frame through V and back, from the posterior's mean."""
+        mu = self.encode(batch)["mu"]
+        return to_image(self.vae.decoder(mu.flatten(0, 1))).unflatten(0, mu.shape[:2]).cpu().numpy()
+
+    @torch.no_grad()
+    def begin_dream(self, context: Rows) -> State:
+        """Encode the context and let M take in all of it but the last row, which is where the dream starts."""
+        rows = self.encode(context)
+        z = reparameterize(rows["mu"], rows["logvar"])
+        h, c = self.rnn.initial_state(len(z))
+        if z.shape[1] > 1:
+            h, c = self.rnn(z[:, :-1], rows["prev_action"][:, 1:], (h, c), rows["is_first"][:, :-1]).state
+        keep = ~rows["is_first"][:, -1, None]
+        return {"z": z[:, -1], "h": h * keep, "c": c * keep}
+
+    def feat(self, state: State) -> Float[Tensor, "batch feat"]:
+        """What the controller sees of a dream's state."""
+        return self.controller.features(state["z"], state["h"], state["c"])
+
+    def dream_action(self, state: State) -> Float[Tensor, "batch action"]:
+        """The controller's action in a dream, as a replay row holds it."""
+        return self.codec.to_row(self.controller.act(self.feat(state)))
+
+    @torch.no_grad()
+    def dream_step(
+        self, state: State, action: Float[Tensor, "batch action"], *, temperature: float = 1.0, decode: bool = True
+    ) -> DreamStep:
+        """One step inside M (paper, section 4.1): M takes in z and the action, the next z is drawn from its mixture.
+
+        Without a reward head every step is worth 1, as in VizDoom TakeCover; without a done head dreams never end.
+        The temperature acts on the mixture alone.
+        """
+        # TODO 1.14: one step of a dream
+        raise NotImplementedError("exercise 1.14: one step of a dream")
+
+    def weights(self) -> dict:
+        """What playing needs."""
+        return {"vae": self.vae.state_dict(), "rnn": self.rnn.state_dict(), "controller": self.controller.flat}
+
+    def state_dict(self) -> dict:
+        """What training goes on from."""
+        return {
+            **self.weights(),
+            "vae_optimizer": self.vae_optimizer.state_dict(),
+            "rnn_optimizer": self.rnn_optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take what `state_dict` or `weights` gave; the latter leaves the optimisers as they are."""
+        self.vae.load_state_dict(state["vae"])
+        self.rnn.load_state_dict(state["rnn"])
+        self.controller.set_params(state["controller"].numpy())
+        if "vae_optimizer" in state:
+            self.vae_optimizer.load_state_dict(state["vae_optimizer"])
+            self.rnn_optimizer.load_state_dict(state["rnn_optimizer"])
