@@ -67,7 +67,6 @@ def test_parsing_leaves_the_presets_as_they_are():
     ("argv", "message"),
     [
         (["--preset", "huge"], "unknown preset 'huge'; there are: tiny, small, paper"),
-        (["--env", "TinyCtch-v0"], "TinyCatch-v0"),
         (["--steps", "0"], "--steps must be 1 or more, got 0"),
         (["--seed", "-1"], "--seed must be 0 or more, got -1"),
         (["--action-repeat", "0"], "--action-repeat must be 1 or more, got 0"),

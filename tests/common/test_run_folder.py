@@ -95,9 +95,14 @@ def test_the_latest_run_is_the_one_begun_last_whatever_it_is_called(tmp_path):
     assert find_run("latest", tmp_path) == later
 
 
-def test_configs_survive_as_plain_values(tmp_path):
-    config = replace(CONFIG, logdir=Path("x/y"))
-    values = json.loads(json.dumps(config_to_dict(config)))
-    assert values["logdir"] == "x/y"
-    assert config_from_dict(ToyConfig, {**values, "of_another_version": 1, "logdir": None}) == CONFIG
+def test_configs_survive_as_plain_values():
+    """All but where the run is kept, which may be moved."""
+    values = json.loads(json.dumps(config_to_dict(replace(CONFIG, logdir=Path("x/y"), resume="latest"))))
+    assert config_from_dict(ToyConfig, {**values, "of_another_version": 1}) == CONFIG
     assert config_from_dict(ToyConfig, {"size": 5}) == ToyConfig(size=5)  # what is missing takes its default
+
+
+def test_a_run_needs_no_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    folder = open_run(CONFIG, tmp_path / "runs")
+    assert read_sessions(folder)[0]["commit"] == ""
