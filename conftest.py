@@ -2,9 +2,10 @@
 
     pytest                                     grade your own copy
     pytest --impl solutions                    run the same tests against the solutions
-    pytest --impl PATH                         grade a folder that holds paper folders (a submission)
+    pytest --impl=PATH                         grade a folder that holds paper folders (a submission); with an =, or
+                                               pytest takes a path outside of this folder for where the tests are
     pytest -m 'exercise(id="1.4")'             one exercise
-    pytest --gradescope results.json           write Gradescope's results, too
+    pytest --gradescope=results.json           write Gradescope's results, too
     pytest --slow                              also what is marked slow
 
 Each exercise is in one of four states: done; failed; todo, its stub is open; blocked, it stands on another one that is.
@@ -14,6 +15,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import json
+import re
 import sys
 import time
 import traceback
@@ -23,13 +25,15 @@ from pathlib import Path
 import pytest
 from jaxtyping import install_import_hook
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from common.exercises import MESSAGE, exercises, open_stubs, order
+from common.progress import fingerprint, write_results
 
 ROOT = Path(__file__).parent
-RESULTS = ROOT / ".wm" / "results.json"
 PAPERS = tuple(path.name for path in sorted((ROOT / "solutions").glob("paper*")))
+ONLY_EXERCISES = re.compile(r"""(exercise\(id=["']\d+\.\d+["']\)( or )?)+""")  # what -m selects
 STATES = {"done": "green", "failed": "red", "todo": "yellow", "blocked": "cyan"}
 
 
@@ -54,16 +58,33 @@ class Implementation(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             return importlib.machinery.ModuleSpec(name, self, is_package=name in PAPERS)
         others = (finder for finder in sys.meta_path if finder is not self and hasattr(finder, "find_spec"))
         search = [str(self.folder)] if path is None else path
-        spec = next((spec for finder in others if (spec := finder.find_spec(name, search, target))), None)
+        specs = (spec for finder in others if (spec := finder.find_spec(name, search, target)))
+        spec = next((spec for spec in specs if self.holds(spec)), None)
+        if spec is None and template_path(name).exists():
+            self.broken[name] = f"{name.replace('.', '/')}{'' if name in PAPERS else '.py'} is missing"
+            return importlib.machinery.ModuleSpec(name, Empty(), is_package=name in PAPERS)
         if spec is not None and spec.loader is not None:
             spec.loader = Guarded(spec.loader, self)
         return spec
+
+    def holds(self, spec) -> bool:
+        """Whether a module is in the folder: an installed copy must not stand in for what a submission lacks."""
+        places = [spec.origin, *(spec.submodule_search_locations or ())]
+        return any(Path(place).is_relative_to(self.folder) for place in places if place)
 
     def create_module(self, spec):
         return importlib.import_module(f"solutions.{spec.name}")
 
     def exec_module(self, module):
         pass
+
+
+class Empty(importlib.abc.Loader):
+    """A loader of the empty template."""
+
+    def exec_module(self, module):
+        text, _ = templates_of(module.__name__)
+        exec(compile(text, module.__name__, "exec"), module.__dict__)
 
 
 class Guarded(importlib.abc.Loader):
@@ -78,13 +99,12 @@ class Guarded(importlib.abc.Loader):
     def exec_module(self, module):
         try:
             self.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.implementation.broken[module.__name__] = where(error, module.__file__)
-            text, _ = templates_of(module.__name__)
-            exec(compile(text, module.__file__, "exec"), module.__dict__)
+            Empty().exec_module(module)
 
 
-def where(error: Exception, file: str) -> str:
+def where(error: BaseException, file: str) -> str:
     """One line: what is wrong with a file, and in which of its lines."""
     line = error.lineno if isinstance(error, SyntaxError) else None
     for frame in traceback.extract_tb(error.__traceback__):
@@ -96,8 +116,14 @@ def templates_of(module: str):
     """The student's template of a module, and the exercises in it."""
     from solutions.make_templates import strip
 
-    path = ROOT / "solutions" / Path(*module.split(".")).with_suffix(".py")
+    path = template_path(module)
     return strip(path.read_text(), path.name)
+
+
+def template_path(module: str) -> Path:
+    """The solution that a module's template is made from."""
+    path = ROOT.joinpath("solutions", *module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -124,6 +150,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(config.grades)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where exercises alone are selected, leave out files without a test of theirs: their imports take seconds."""
+    if not ONLY_EXERCISES.fullmatch(config.option.markexpr) or not collection_path.match("test_*.py"):
+        return None
+    text = collection_path.read_text(encoding="utf-8", errors="replace")
+    wanted = re.findall(r"\d+\.\d+", config.option.markexpr)
+    return None if any(f'exercise(id="{id}")' in text for id in wanted) else True
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not config.getoption("--slow"):
         slow = [item for item in items if item.get_closest_marker("slow")]
@@ -134,6 +169,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 # ---- what it says -------------------------------------------------------------------------------------------
 
 
+def own_exercise(item: pytest.Item) -> str:
+    """The exercise that a test grades; "" for none."""
+    marker = item.get_closest_marker("exercise")
+    return marker.kwargs["id"] if marker else ""
+
+
+def gist(note: str) -> str:
+    """One line of a failure: the usual mistake where one was recognised, else the error's first line."""
+    errors = re.findall(r"^E +(.*)", note, re.MULTILINE) or note.splitlines() or [""]
+    return next((line for line in errors if line.startswith("->")), errors[0])[:200]
+
+
 class Grades:
     """Sorts every test's outcome into its exercise's state."""
 
@@ -141,12 +188,21 @@ class Grades:
         self.config = config
         self.titles = {exercise.id: exercise.title for exercise in exercises(ROOT)}
         self.outcomes: dict[str, list[tuple[str, str]]] = defaultdict(list)  # exercise -> (state, note) of each test
+        self.ran: set[str] = set()  # node ids
+        self.partial: set[str] = set()  # exercises of which not every test was selected
+        self.start = time.time()
+        self.code = {exercise.id: fingerprint(ROOT, exercise) for exercise in exercises(ROOT)}  # before it is imported
+
+    def pytest_deselected(self, items):
+        self.partial |= {own_exercise(item) for item in items if not item.get_closest_marker("slow")}
 
     def pytest_runtest_setup(self, item):
         """A paper's tests that grade no exercise need all of its exercises."""
         paper = item.path.parent.name
         if paper in PAPERS and not item.get_closest_marker("exercise"):
-            broken = [exercise for exercise in self.broken_exercises() if exercise.startswith(paper[len("paper")] + ".")]
+            broken = [
+                exercise for exercise in self.broken_exercises() if exercise.startswith(paper[len("paper")] + ".")
+            ]
             stubs = [stub.id for stub in open_stubs(self.config.implementation.folder) if stub.paper == paper]
             if stubs or broken:
                 raise NotImplementedError(f"exercise {(stubs + broken)[0]}: all of this paper's are needed here")
@@ -154,8 +210,8 @@ class Grades:
     @pytest.hookimpl(hookwrapper=True)
     def pytest_runtest_makereport(self, item, call):
         report = (yield).get_result()
-        marker = item.get_closest_marker("exercise")
-        own = marker.kwargs["id"] if marker else None
+        own = own_exercise(item)
+        self.ran.add(item.nodeid)
         state, note = "done", ""
         if call.excinfo is not None:
             state, note = self.judge(own, call.excinfo.value)
@@ -166,9 +222,9 @@ class Grades:
         elif state == "failed" and own in self.broken_exercises():
             report.longrepr = self.broken_exercises()[own]
         if call.when == "call" or call.excinfo is not None:
-            self.outcomes[own or ""].append((state, note or str(getattr(report, "longrepr", "") or "")))
+            self.outcomes[own].append((state, note or str(getattr(report, "longrepr", "") or "")))
 
-    def judge(self, own: str | None, error: BaseException) -> tuple[str, str]:
+    def judge(self, own: str, error: BaseException) -> tuple[str, str]:
         """The state that an exception in a test of exercise `own` stands for."""
         if isinstance(error, pytest.skip.Exception):
             return "skipped", str(error)
@@ -202,18 +258,24 @@ class Grades:
     def pytest_sessionfinish(self, session, exitstatus):
         graded = {id: self.exercise(self.outcomes[id]) for id in sorted(self.outcomes.keys() - {""}, key=order)}
         states = [state for state, _ in graded.values()] + [state for state, _ in self.outcomes.get("", [])]
-        if exitstatus == pytest.ExitCode.OK and any(state in ("todo", "blocked") for state in states):
+        unfinished = self.config.implementation.broken or any(state in ("todo", "blocked") for state in states)
+        if exitstatus == pytest.ExitCode.OK and unfinished:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self.graded = graded
         if self.config.implementation.folder == ROOT and graded:
-            earlier = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-            now = {
-                id: {"state": state, "note": note[-500:], "time": time.time()} for id, (state, note) in graded.items()
-            }
-            RESULTS.parent.mkdir(exist_ok=True)
-            RESULTS.write_text(json.dumps(earlier | now, indent=1))
+            write_results(ROOT, self.results(session))
         if self.config.getoption("--gradescope"):
             self.write_gradescope(Path(self.config.getoption("--gradescope")))
+
+    def results(self, session) -> dict[str, dict]:
+        """What to remember. An exercise is done if all of its tests have passed, not a selection of them."""
+        selected = any("::" in argument for argument in self.config.args)
+        partial = self.partial | {own_exercise(item) for item in session.items if item.nodeid not in self.ran}
+        return {
+            id: {"state": state, "note": gist(note), "time": self.start, "code": self.code.get(id, "")}
+            for id, (state, note) in self.graded.items()
+            if state != "done" or not (selected or id in partial)
+        }
 
     def write_gradescope(self, path: Path) -> None:
         """One point for each exercise that is done."""
@@ -238,8 +300,10 @@ class Grades:
             table.add_column(column)
         for id, (state, note) in self.graded.items():
             passed = sum(each == "done" for each, _ in self.outcomes[id])
-            note = note.splitlines()[-1] if state == "failed" and note else note if state == "blocked" else ""
+            note = "" if state == "todo" else gist(note)
             tests = f"{passed}/{len(self.outcomes[id])}"
-            table.add_row(id, self.titles.get(id, ""), f"[{STATES[state]}]{state}[/]", tests, note[:80])
+            table.add_row(id, escape(self.titles.get(id, "")), f"[{STATES[state]}]{state}[/]", tests, escape(note))
         with_colour = Console(file=terminalreporter._tw._file, force_terminal=terminalreporter.hasmarkup)
         with_colour.print(table)
+        for why in self.config.implementation.broken.values():
+            with_colour.print(f"[red]{escape(why)}[/]", soft_wrap=True, highlight=False)

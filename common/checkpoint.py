@@ -1,42 +1,17 @@
 """Checkpoints: written whole or not at all, and read without ever running code from the file."""
 
 import io
-import os
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
 from common.errors import UserError
+from common.safe_write import atomic_file
 
 FORMAT = 1
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path`; it takes that name when the block ends well, else it is removed.
-
-    Whoever reads `path` sees the old file or the new one, whenever the process is killed.
-    Raises UserError where it cannot be written (full disk, no permission): the old file is still there.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # the bytes must be on the disk before the name is
-        os.replace(temporary, path)
-    except OSError as error:
-        kept = "; the previous one is kept" if path.exists() else ""
-        raise UserError(f"could not write {path}: {error.strerror or error}{kept}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def save_checkpoint(path: str | Path, payload: dict[str, Any]) -> None:

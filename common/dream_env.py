@@ -59,9 +59,6 @@ class DreamVecEnv(VectorEnv):
         """Begin a dream everywhere. The seed decides the starts and all that the model draws from here on."""
         if seed is not None:
             self.rng = np.random.default_rng(seed)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(self.rng.integers(2**62)))
-            self.randomness = torch.get_rng_state()
         self.elapsed, self.over = np.zeros(self.num_envs, int), np.zeros(self.num_envs, bool)
         self.state, self.image = self.begin()
         return self.observation(), {}
@@ -76,7 +73,7 @@ class DreamVecEnv(VectorEnv):
                 temperature=self.temperature,
                 decode=self.obs == "image",
             )
-        reward, terminated = dreamt.reward.double().cpu().numpy(), dreamt.cont.cpu().numpy() < 0.5
+        reward, terminated = dreamt.reward.cpu().double().numpy(), dreamt.cont.cpu().numpy() < 0.5
         image = self.image if dreamt.image is None else dreamt.image.cpu().numpy()
         self.state, self.image, self.elapsed = dreamt.state, image, self.elapsed + 1
         fresh = self.over
@@ -108,11 +105,10 @@ class DreamVecEnv(VectorEnv):
 
     @contextmanager
     def own_randomness(self) -> Iterator[None]:
-        """The model draws from torch's global generator: give the dreams a stream of their own in it."""
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self.randomness)
+        """The model draws from torch's global generators: let it draw there what this environment's seed decides."""
+        with torch.random.fork_rng():
+            torch.manual_seed(int(self.rng.integers(2**62)))
             yield
-            self.randomness = torch.get_rng_state()
 
 
 class DreamEnv(gymnasium.Env):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-STUB = re.compile(r'raise NotImplementedError\("exercise (\d+\.\d+): (.*)"\)')
+STUB = re.compile(r'^\s*raise NotImplementedError\("exercise (\d+\.\d+): (.*)"\)')
 FENCE = re.compile(r"### BEGIN SOLUTION (\d+\.\d+): (.*)")
 MESSAGE = re.compile(r"exercise (\d+\.\d+): ")  # of a stub's NotImplementedError
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from common.checkpoint import atomic_file
 from common.errors import UserError
+from common.safe_write import atomic_file
 
 Rows = dict[str, np.ndarray]
 ROW_KEYS = ("image", "vector", "prev_action", "reward", "is_first", "is_terminal", "is_last")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from common.checkpoint import atomic_file
 from common.errors import UserError
+from common.safe_write import atomic_file
 
 
 def open_run(config, runs: Path) -> Path:

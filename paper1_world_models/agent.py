@@ -119,18 +119,31 @@ class WorldModelsAgent:
         encoded["prev_action"] = self.codec.to_native(encoded["prev_action"])
         return {**encoded, "mu": mu.unflatten(0, image.shape[:2]), "logvar": logvar.unflatten(0, image.shape[:2])}
 
-    def learn(self, replay: ReplayBuffer, step: int) -> dict[str, float]:
-        """One update of V on a batch of frames and one of M on a batch of windows.
+    def learn_vision(self, image: UInt8[Tensor, "batch height width channels"]) -> dict[str, Tensor]:
+        """One update of V on frames; returns its losses under their names in the log."""
+        losses = vae_train_step(self.vae, image, self.vae_optimizer)
+        return {"world_model/recon_loss": losses["recon"], "world_model/kl": losses["kl"]}
 
-        The paper trains V first and M on its finished latents: that is `stages.py`. This is the same two updates for a
-        replay that still grows.
+    def learn_memory(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One update of M on windows as `sequence_batch` takes them; returns its losses, named likewise."""
+        losses = rnn_train_step(self.rnn, sequence_batch(rows), self.rnn_optimizer)
+        names = {"loss": "rnn_loss", "nll": "nll_loss", "reward": "reward_loss", "done": "cont_loss"}
+        return {f"world_model/{names[name]}": value for name, value in losses.items()}
+
+    def learn(self, replay: ReplayBuffer, step: int) -> dict[str, float]:
+        """One update of V and one of M on random windows of a replay that may still grow.
+
+        The paper trains V to its end first, and M on its latents then: that is stages.py.
         """
-        frames = replay.sample_windows(self.config.vae_batch, 1, self.rng)["image"][:, 0]
-        vision = vae_train_step(self.vae, torch.as_tensor(frames, device=self.device), self.vae_optimizer)
-        length = min(self.config.sequence_length + 1, replay.longest_window)
-        windows = self.encode(replay.sample_windows(self.config.rnn_batch, length, self.rng))
-        memory = rnn_train_step(self.rnn, sequence_batch(windows), self.rnn_optimizer)
-        return {**vae_metrics(vision), **rnn_metrics(memory)}
+        config, rng = self.config, np.random.default_rng((self.config.seed, step))
+        frames = replay.sample_windows(config.vae_batch, 1, rng)["image"][:, 0]
+        losses = self.learn_vision(torch.as_tensor(frames, device=self.device))
+        windows = self.encode(
+            replay.sample_windows(config.rnn_batch, min(config.sequence_length + 1, len(replay)), rng)
+        )
+        windows["mask"] = windows["is_first"][:, 1:].cumsum(1) == 0  # what follows the end of an episode does not count
+        windows["mask"] = nn.functional.pad(windows["mask"], (1, 0), value=True)
+        return {name: float(value) for name, value in (losses | self.learn_memory(windows)).items()}
 
     @torch.no_grad()
     def reconstruct(self, batch: Rows) -> UInt8[np.ndarray, "batch time height width channels"]:
@@ -185,7 +198,7 @@ class WorldModelsAgent:
         """Take what `state_dict` or `weights` gave; the latter leaves the optimisers as they are."""
         self.vae.load_state_dict(state["vae"])
         self.rnn.load_state_dict(state["rnn"])
-        self.controller.set_params(state["controller"].numpy())
+        self.controller.set_params(state["controller"].cpu().numpy())
         if "vae_optimizer" in state:
             self.vae_optimizer.load_state_dict(state["vae_optimizer"])
             self.rnn_optimizer.load_state_dict(state["rnn_optimizer"])

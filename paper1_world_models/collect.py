@@ -12,12 +12,13 @@ from common.agent import Rows
 from common.checkpoint import load_checkpoint, save_checkpoint
 from common.env_wrapper import RowStream, make_vec_env, steps_as_batch
 from common.evaluate import Actor, Episodes, RandomPolicy, rollout
-from common.jobs import run_jobs
 from common.seeding import seed_of
 from paper1_world_models.agent import ActionCodec
 from paper1_world_models.config import PAPER, Config
 from paper1_world_models.controller import Controller
 from paper1_world_models.run import COLLECT, Run
+
+BATCH = 32  # rollouts of a built-in environment that are played as one batch
 
 
 class BrownianPolicy:
@@ -103,13 +104,13 @@ def collect(run: Run) -> None:
         replay.save()
         run.saved = time.monotonic()
 
-    per_job = 32 if steps_as_batch(config.env) else 1
+    per_job = BATCH if steps_as_batch(config.env) else 1
     with tqdm(total=config.steps, initial=sum(frames), unit=" frames", desc="collect") as bar:
-        while sum(frames) < config.steps:
+        while sum(frames) < config.steps or len(frames) < 2:  # one at least is held out
             count = 8 * max(1, config.workers) * per_job
             seeds = [seed_of(config.seed, COLLECT, len(frames) + i) for i in range(count)]
             jobs = [seeds[i : i + per_job] for i in range(0, count, per_job)]
-            for episodes in run_jobs(run.executor, partial(collect_episodes, config), jobs):
+            for episodes in run.jobs(partial(collect_episodes, config), jobs):
                 for rows, played in zip(episodes.rows, episodes.frames.tolist(), strict=True):
                     for t in range(len(rows["reward"])):
                         replay.add({key: value[t : t + 1] for key, value in rows.items()})

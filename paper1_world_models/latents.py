@@ -21,10 +21,10 @@ class Latents:
         """Windows of `length` rows from `starts`; `mask` is False from row `ends` on, where the last repeats."""
         index = starts[:, None] + np.arange(length)
         mask = index < ends[:, None]
-        index = torch.as_tensor(np.minimum(index, ends[:, None] - 1))
+        index = torch.as_tensor(np.minimum(index, ends[:, None] - 1), device=self.rows["mu"].device)
         rows = {key: value[index] for key, value in self.rows.items()}
         rows["mu"], rows["logvar"] = rows["mu"].float(), rows["logvar"].float()
-        return {**rows, "mask": torch.as_tensor(mask)}
+        return {**rows, "mask": torch.as_tensor(mask, device=rows["mu"].device)}
 
     def sample(self, batch: int, length: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """Windows inside one rollout each, every start equally likely; a shorter rollout is padded."""
@@ -34,9 +34,9 @@ class Latents:
         starts = first[chosen] + rng.integers(starts_in[chosen])
         return self.windows(starts, first[chosen] + count[chosen], length)
 
-    def whole(self) -> dict[str, Tensor]:
-        """Every rollout whole, padded to the longest."""
-        first, count = self.episodes.T
+    def whole(self, most: int = 100) -> dict[str, Tensor]:
+        """The first `most` rollouts whole, padded to the longest."""
+        first, count = self.episodes[:most].T
         return self.windows(first, first + count, int(count.max()))
 
 

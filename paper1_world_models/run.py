@@ -1,7 +1,7 @@
 """What the four stages share: the agent that grows, its rollouts, and where all is written."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,8 @@ import torch
 from tqdm import tqdm
 
 from common.checkpoint import load_checkpoint, save_checkpoint
-from common.env_wrapper import spaces_of
-from common.jobs import StopButton
+from common.env_wrapper import spaces_of, steps_as_batch
+from common.jobs import StopButton, run_jobs
 from common.metrics import Logger
 from common.replay_buffer import ReplayBuffer
 from common.run_folder import config_to_dict
@@ -84,6 +84,10 @@ class Run:
         episodes = self.replay.episodes()
         held_out = max(1, round(HELD_OUT * len(episodes)))
         return episodes[:-held_out], episodes[-held_out:]
+
+    def jobs(self, job: Callable, *args: Iterable) -> Iterator:
+        """Results of jobs in their order; a built-in environment is so fast that this process plays it all."""
+        return run_jobs(None if steps_as_batch(self.config.env) else self.executor, job, *args)
 
     def count(self, name: str, done: int, total: int, unit: str = "updates") -> Iterator[tuple[int, tqdm]]:
         """Count from `done` to `total` with a progress bar; each turn ends at a place where it is safe to stop."""

@@ -7,6 +7,7 @@ run, and its weights where they have at most 2 MB.
 """
 
 import importlib
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from common.tiny_envs import SCORES
 from common.visualize import VisualizeOptions, draw, real_episodes
 
 RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- results: written by solutions/make_results.py -->", "<!-- end of results -->"
 MAX_BYTES = 2 * 2**20
 EVAL_SEED = 1_000_000
 
@@ -40,6 +43,40 @@ class Options:
     """Run folders, one for each seed."""
     episodes: int = 50
     """Evaluation episodes of each run."""
+
+
+def table() -> str:
+    """The table of all results, as the README shows it."""
+    lines = [
+        "| paper | environment | preset | return: mean +- sd | random | frames | time | seeds x episodes | command |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("*/*/result.json")):
+        result = json.loads(path.read_text())
+        seeds = result["seeds"]
+        returns = np.concatenate([seed["evaluation_returns"] for seed in seeds])
+        score = f" (score {result['score']['mean']:.2f})" if "score" in result else ""
+        minutes = np.mean([seed["wall_seconds"] for seed in seeds]) / 60
+        cells = [
+            path.parent.parent.name,
+            f"[{result['env']}](solutions/results/{path.parent.parent.name}/{path.parent.name})",
+            result["preset"],
+            f"{returns.mean():.1f} +- {returns.std(ddof=1):.1f}{score}",
+            f"{result['random_return']:.1f}",
+            f"{np.mean([seed['frames'] for seed in seeds]):,.0f}",
+            f"{minutes:.0f} min",
+            f"{len(seeds)} x {len(seeds[0]['evaluation_returns'])}",
+            f"`{result['command']}`",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def write_readme(path: Path = README) -> None:
+    """Put the table in its place in the README."""
+    before, rest = path.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
 
 
 @one_line_errors
@@ -105,7 +142,8 @@ def main(argv: list[str] | None = None) -> None:
         shutil.copy(run / "metrics.jsonl", folder / f"metrics_seed{read_config(run)['seed']}.jsonl")
     if (options.runs[0] / "model.pt").stat().st_size <= MAX_BYTES:
         shutil.copy(options.runs[0] / "model.pt", folder / "model.pt")
-    print(f"written: {folder}")
+    write_readme()
+    print(f"written: {folder}, and the table in the README")
 
 
 if __name__ == "__main__":

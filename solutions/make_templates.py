@@ -19,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.checkpoint import atomic_file
+from common.safe_write import atomic_file, save_aside
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN = re.compile(r"^(\s*)### BEGIN SOLUTION\b(.*)$")
@@ -120,8 +120,9 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{len(files)} files, {len(exercises)} exercises: up to date")
         return
     for path, text in files.items():
-        path.parent.mkdir(exist_ok=True)
         if not path.exists() or path.read_text() != text:
+            if path.exists():  # it may hold a student's work
+                save_aside(path, ROOT)
             with atomic_file(path) as file:
                 file.write(text.encode())
     print(f"{len(files)} files, {len(exercises)} exercises; written: {', '.join(different) or 'nothing'}")

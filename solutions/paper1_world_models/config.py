@@ -21,8 +21,8 @@ class Config(BaseConfig):
     """Environment frames to collect with the random policy (paper 3.2: 10,000 rollouts of 1000 frames)."""
     epochs: int = 10
     """Passes of V over all frames (official vae_train.py; the paper's text says 1)."""
-    rnn_epochs: int | None = None
-    """Passes of M; without it as many as `epochs`."""
+    rnn_passes: int = 1
+    """Passes of M over the rollouts for each pass of V: M has far fewer updates in a pass."""
     generations: int = 1800
     """CMA-ES generations (official log: 900.46 after 1800)."""
 
@@ -93,8 +93,8 @@ PRESETS = {
         env="TinyRacer-v0",
         steps=40_000,
         epochs=8,
-        rnn_epochs=20,
-        generations=60,
+        rnn_passes=10,
+        generations=30,
         max_episode_steps=200,
         policy="brownian",
         latent_size=16,
@@ -107,15 +107,15 @@ PRESETS = {
         popsize=32,
         episodes_per_candidate=2,
         sigma0=0.3,
-        eval_every=10,
+        eval_every=5,
         eval_episodes=32,
     ),
     # The paper's networks on CarRacing, cut to what a laptop does in an hour or two.
     "small": Config(
-        steps=200_000,
-        epochs=5,
-        rnn_epochs=20,
-        generations=60,
+        steps=150_000,
+        epochs=4,
+        rnn_passes=15,
+        generations=100,
         action_repeat=4,
         max_episode_steps=250,
         policy="brownian",
@@ -124,10 +124,9 @@ PRESETS = {
         sequence_length=64,
         popsize=32,
         episodes_per_candidate=2,
-        sigma0=0.2,
         diagonal=True,
         patience=40,
-        eval_every=10,
+        eval_every=8,
         eval_episodes=16,
     ),
     "paper": Config(predict_reward=False, predict_done=False),

@@ -2,17 +2,18 @@
 
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 from tqdm import tqdm
 
 from common.agent import load_agent
 from common.dream_env import DreamVecEnv
 from common.env_wrapper import is_discrete, spaces_of, steps_as_batch
 from common.evaluate import rollout
-from common.jobs import Stopped, run_jobs
+from common.jobs import Stopped
 from common.seeding import seed_of
 from solutions.paper1_world_models.agent import WorldModelsAgent
 from solutions.paper1_world_models.collect import open_stream
@@ -27,10 +28,16 @@ def worker_agent(path: Path, modified: float) -> WorldModelsAgent:
     return load_agent(path, WorldModelsAgent, Config, paper=PAPER)[0]
 
 
-def play_candidates(
-    checkpoint: Path, candidates: Float64[np.ndarray, "candidates params"], seeds: list[int]
-) -> tuple[Float64[np.ndarray, "candidates seeds"], int]:
-    """Every candidate's return on every seed's episode, and the frames played; a job for a worker process.
+class Played(NamedTuple):
+    """Episodes of several candidates, all on the same seeds."""
+
+    returns: Float64[np.ndarray, "candidates seeds"]
+    lengths: Int[np.ndarray, "candidates seeds"]  # agent steps
+    frames: Int[np.ndarray, "candidates seeds"]
+
+
+def play_candidates(checkpoint: Path, candidates: Float64[np.ndarray, "candidates params"], seeds: list[int]) -> Played:
+    """Every candidate on every seed's episode; a job for a worker process.
 
     On a built-in environment all of it steps as one batch; elsewhere one episode comes after the other.
     """
@@ -40,16 +47,14 @@ def play_candidates(
     if steps_as_batch(config.env):
         stream = open_stream(config.env, n * len(seeds), **config.env_options())
         agent.controller.set_params(np.repeat(candidates, len(seeds), 0))
-        played = rollout(agent, stream, seeds * n, patience=config.patience)
-        return played.returns.reshape(n, -1), int(played.frames.sum())
-    stream = open_stream(config.env, 1, **config.env_options())
-    returns, frames = [], 0
-    for candidate in candidates:
-        agent.controller.set_params(candidate)
-        played = rollout(agent, stream, seeds, patience=config.patience)
-        returns.append(played.returns)
-        frames += int(played.frames.sum())
-    return np.array(returns), frames
+        parts = [rollout(agent, stream, seeds * n, patience=config.patience)]
+    else:
+        stream, parts = open_stream(config.env, 1, **config.env_options()), []
+        for candidate in candidates:
+            agent.controller.set_params(candidate)
+            parts.append(rollout(agent, stream, seeds, patience=config.patience))
+    returns, lengths, frames = (np.concatenate(arrays).reshape(n, -1) for arrays in list(zip(*parts, strict=True))[:3])
+    return Played(returns, lengths, frames)
 
 
 class RealFitness:
@@ -61,26 +66,29 @@ class RealFitness:
 
     def __init__(self, run: Run):
         self.run = run
+        self.length = 0.0  # mean agent steps of the episodes played last
 
     def __call__(self, candidates: np.ndarray, generation: int) -> np.ndarray:
         config = self.run.config
         seeds = [seed_of(config.seed, CONTROL, generation, i) for i in range(config.episodes_per_candidate)]
-        return self.play(candidates, seeds).mean(1)
+        return self.play(candidates, seeds).returns.mean(1)
 
-    def play(self, candidates: np.ndarray, seeds: list[int]) -> np.ndarray:
-        """(candidates, seeds) returns, spread over the workers."""
-        run, checkpoint = self.run, self.run.path("rnn")
-        if steps_as_batch(run.config.env):
-            returns, frames = play_candidates(checkpoint, candidates, seeds)
-            run.frames += frames
-            return returns
-        jobs = [(candidate[None], [seed]) for candidate in candidates for seed in seeds]
-        returns = []
-        for result, frames in run_jobs(run.executor, partial(play_candidates, checkpoint), *zip(*jobs, strict=True)):
-            returns.append(result.item())
-            run.frames += frames
+    def play(self, candidates: np.ndarray, seeds: list[int]) -> Played:
+        """All candidates on all seeds, spread over the workers."""
+        run, n = self.run, len(candidates)
+        jobs = [(candidates, seeds)]
+        if not steps_as_batch(run.config.env):
+            jobs = [(candidate[None], [seed]) for candidate in candidates for seed in seeds]
+        parts = []
+        for part in run.jobs(partial(play_candidates, run.path("rnn")), *zip(*jobs, strict=True)):
+            parts.append(part)
+            run.frames += int(part.frames.sum())
             run.stop.check()
-        return np.array(returns).reshape(len(candidates), len(seeds))
+        played = Played(
+            *(np.concatenate([x.ravel() for x in arrays]).reshape(n, -1) for arrays in zip(*parts, strict=True))
+        )
+        self.length = played.lengths.mean()
+        return played
 
 
 class DreamFitness(RealFitness):
@@ -109,14 +117,20 @@ class DreamFitness(RealFitness):
         best = agent.controller.get_params()
         agent.controller.set_params(np.repeat(candidates, config.episodes_per_candidate, 0))
         dreams.reset(seed=seed_of(config.seed, CONTROL, generation))
-        returns, dreaming = np.zeros(dreams.num_envs), np.ones(dreams.num_envs, bool)
+        returns, lengths, dreaming = (
+            np.zeros(dreams.num_envs),
+            np.zeros(dreams.num_envs),
+            np.ones(dreams.num_envs, bool),
+        )
         while dreaming.any():
             action = agent.dream_action(dreams.state).cpu().numpy()
             native = action.argmax(-1) if is_discrete(dreams.single_action_space) else action
             _, reward, terminated, truncated, _ = dreams.step(native)
             returns += np.where(dreaming, reward, 0)
+            lengths += dreaming
             dreaming &= ~(terminated | truncated)
         agent.controller.set_params(best)
+        self.length = lengths.mean()
         return returns.reshape(len(candidates), -1).mean(1)
 
 
@@ -158,13 +172,14 @@ def train_controller(run: Run) -> None:
                     continue
                 metrics = {
                     "policy/episode_return": generation.returns.mean(),
+                    "policy/episode_length": fitness.length,
                     "policy/population_best": generation.returns.max(),
                     "policy/population_std": generation.returns.std(),
                     "policy/sigma": generation.sigma,
                 }
                 last = count == config.generations
                 if count == 1 or count % config.eval_every == 0 or last:
-                    returns = fitness.play(generation.mean[None], seeds)[0]
+                    returns = fitness.play(generation.mean[None], seeds).returns[0]
                     metrics |= {"policy/eval_return": returns.mean(), "policy/eval_return_std": returns.std(ddof=1)}
                     if returns.mean() >= best_return:
                         best_return = float(returns.mean())

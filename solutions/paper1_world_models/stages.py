@@ -25,10 +25,10 @@ from solutions.paper1_world_models.agent import WorldModelsAgent
 from solutions.paper1_world_models.collect import collect
 from solutions.paper1_world_models.config import Config
 from solutions.paper1_world_models.latents import Latents, encode
-from solutions.paper1_world_models.rnn import mdn_nll, rnn_train_step, sequence_batch
+from solutions.paper1_world_models.rnn import mdn_nll, sequence_batch
 from solutions.paper1_world_models.run import LOG_EVERY, MEMORY, VISION, Run
 from solutions.paper1_world_models.search import train_controller
-from solutions.paper1_world_models.vae import preprocess, vae_loss, vae_train_step
+from solutions.paper1_world_models.vae import preprocess, vae_loss
 
 
 def train(config: Config, folder: Path, executor: Executor | None = None) -> None:
@@ -70,15 +70,15 @@ def train_vision(run: Run) -> None:
         seeded(config.seed, VISION, 1, update)
         with timer:
             batch = images(train[order[i * config.vae_batch :][: config.vae_batch]])
-            losses = vae_train_step(agent.vae, batch, agent.vae_optimizer)
+            losses = agent.learn_vision(batch)
         last = update + 1 == total
         if (update + 1) % LOG_EVERY == 0 or last or run.save_is_due:
-            metrics = {"world_model/recon_loss": float(losses["recon"]), "world_model/kl": float(losses["kl"])}
+            metrics = {name: float(value) for name, value in losses.items()}
             check_finite(metrics, f"update {update + 1} of V")
             if last or (update + 1) % (10 * LOG_EVERY) == 0:
                 metrics |= vision_metrics(agent, test)
             run.log(metrics | cost(agent.vae, timer), update + 1)
-            bar.set_postfix(recon=f"{losses['recon']:.1f}", kl=f"{losses['kl']:.1f}")
+            bar.set_postfix(recon=f"{metrics['world_model/recon_loss']:.1f}", kl=f"{metrics['world_model/kl']:.1f}")
         if last or run.save_is_due:
             run.save("vae", updates=update + 1, step=run.updates + update + 1)
     run.updates += total
@@ -122,24 +122,22 @@ def train_memory(run: Run) -> None:
     length = min(config.sequence_length + 1, int(train_episodes["length"].max()))
     transitions = int((train_episodes["length"] - 1).sum())
     per_epoch = max(1, transitions // (config.rnn_batch * (length - 1)))
-    total = (config.rnn_epochs or config.epochs) * per_epoch
+    total = config.epochs * config.rnn_passes * per_epoch
     if done < total:
         train, held_out = encode(run, train_episodes), encode(run, held_out_episodes)
     timer = Timer()
     for update, bar in run.count("M", done, total):
         rng = seeded(config.seed, MEMORY, 0 if config.overfit_batch else update)
         with timer:
-            batch = sequence_batch(train.sample(config.rnn_batch, length, rng))
-            losses = rnn_train_step(agent.rnn, batch, agent.rnn_optimizer)
+            losses = agent.learn_memory(train.sample(config.rnn_batch, length, rng))
         last = update + 1 == total
         if (update + 1) % LOG_EVERY == 0 or last or run.save_is_due:
-            names = {"loss": "rnn_loss", "nll": "nll_loss", "reward": "reward_loss", "done": "cont_loss"}
-            metrics = {f"world_model/{names[name]}": float(value) for name, value in losses.items()}
+            metrics = {name: float(value) for name, value in losses.items()}
             check_finite(metrics, f"update {update + 1} of M")
             if last or (update + 1) % (10 * LOG_EVERY) == 0:
                 metrics |= memory_metrics(agent, train, held_out)
             run.log(metrics | cost(agent.rnn, timer), update + 1)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+            bar.set_postfix({name.removeprefix("world_model/"): f"{value:.3f}" for name, value in losses.items()})
         if last or run.save_is_due:
             run.save("rnn", updates=update + 1, step=run.updates + update + 1)
     run.updates += total

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoint
 from common.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from common.errors import UserError
 
@@ -100,7 +99,7 @@ def test_failure_at_the_last_moment_keeps_the_previous_checkpoint(tmp_path, monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     save_checkpoint(tmp_path / "model.pt", payload(step=1))
-    monkeypatch.setattr(checkpoint.os, call, full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(UserError, match="No space left on device; the previous one is kept"):
         save_checkpoint(tmp_path / "model.pt", payload(step=2))
     with pytest.raises(UserError, match=r"other.pt: No space left on device$"):  # nothing was there to keep
@@ -114,7 +113,7 @@ def test_ctrl_c_while_saving_is_not_swallowed(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     save_checkpoint(tmp_path / "model.pt", payload(step=1))
-    monkeypatch.setattr(checkpoint.os, "fsync", interrupt)
+    monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(tmp_path / "model.pt", payload(step=2))
     assert load_checkpoint(tmp_path / "model.pt")["step"] == 1

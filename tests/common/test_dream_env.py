@@ -20,7 +20,7 @@ ROWS = {  # three real contexts of two rows; the frame of context i is filled wi
 
 
 class CountingAgent:
-    """A world of one number x, which starts at the frame's brightness and grows by the action's second entry plus noise.
+    """A world of one number x: it starts at the frame's brightness and grows by the action's second entry and noise.
 
     The reward is x, and the end is certain where x reaches `end`.
     """

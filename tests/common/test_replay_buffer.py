@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import checkpoint, replay_buffer
+from common import replay_buffer
 from common.errors import UserError
 from common.replay_buffer import ReplayBuffer
 
@@ -500,7 +500,7 @@ def test_a_save_that_is_cut_off_leaves_the_last_complete_one(tmp_path, monkeypat
         replay.update([(1, 35)], {"latent": np.full((1, 3), -3, np.float16)})
         after = everything(replay)
 
-        calls, module = [], replay_buffer.Path if call == "unlink" else checkpoint.os
+        calls, module = [], replay_buffer.Path if call == "unlink" else os
         real = getattr(module, call)
 
         def cut_off(*args, calls=calls, real=real, survived=survived, **kwargs):
@@ -545,7 +545,7 @@ def test_after_a_failed_save_the_same_replay_can_save_again(tmp_path, monkeypatc
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full)
+        patch.setattr(os, "fsync", full)
         with pytest.raises(UserError, match="No space left"):
             replay.save()
     assert restored(tmp_path).end == 20

@@ -144,9 +144,10 @@ def test_m_takes_in_z_and_the_native_action():
 
 
 @pytest.mark.exercise(id="1.13")
-def test_is_first_forgets_that_row_alone():
+@pytest.mark.parametrize("inputs", ["zh", "zch"])
+def test_is_first_forgets_that_row_alone(inputs):
     """At an episode's first frame h and c are zeros, for C and for M; the other environments of the batch play on."""
-    agent, state = make_agent("car"), make_state(3)
+    agent, state = make_agent("car", controller_input=inputs), make_state(3)
     obs, _ = make_obs(3)
     obs["is_first"][1] = True
     zeros = {name: tensor * torch.tensor([[1.0], [0.0], [1.0]]) for name, tensor in state.items()}
@@ -346,6 +347,19 @@ def test_dream_from_a_first_row_knows_nothing():
     state = agent.begin_dream({key: value[:, :1] for key, value in context.items()})
     expect_close(torch.cat([state["h"], state["c"]]), 0.0, what="h and c after a context of one row")
     expect_close(state["z"], z[:, 0], what="z after a context of one row")
+
+
+@pytest.mark.exercise(id="1.14")
+def test_dream_starts_from_a_sample():
+    """V is not sure of a frame: dreams from one frame start at different z, all drawn from its posterior."""
+    n = 500
+    agent = make_agent("car", logvar=0.0)
+    context, z = make_context(agent, 1, 2)
+    state = agent.begin_dream({key: value.repeat(n, 0) for key, value in context.items()})
+    noise = (state["z"] - z[:, -1]).double()
+    mistakes = {0.0: "z is the mean: sample it (reparameterize)"}
+    what = "deviation of z over many dreams"
+    expect_close(noise.std(), 1.0, rtol=0, atol=6 / math.sqrt(2 * LATENT * n), mistakes=mistakes, what=what)
 
 
 @pytest.mark.exercise(id="1.14")

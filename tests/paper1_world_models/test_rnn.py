@@ -208,6 +208,7 @@ def test_gradient_flows_through_time_up_to_a_restart():
     model = make_model()
     z, action = torch.randn(2, 4, 3, requires_grad=True), torch.randn(2, 4, 2, requires_grad=True)
     model(z, action).mu[:, -1].sum().backward()
+    assert z.grad is not None, "no gradient reaches z: is it detached?"
     assert (z.grad.abs().sum(-1) > 0).all(), "gradient does not reach the first steps: is the state detached?"
     assert (action.grad.abs().sum(-1) > 0).all()
     z.grad = None
@@ -310,15 +311,18 @@ def test_every_dimension_has_a_mixture_of_its_own(target, expected):
 def test_nll_agrees_with_the_official_code():
     """The official loss on the official model's outputs, and its gradient in each of them."""
     g = golden("wm_mdnrnn_official")
-    names = ("out_logmix", "out_mean", "out_logstd")
-    parameters = [torch.tensor(g[name]).reshape(2, 4, 3, 3).requires_grad_() for name in names]
-    nll = rnn.mdn_nll(*parameters, torch.tensor(g["output_x"]))
+    each = lambda name: torch.tensor(g[name]).reshape(2, 4, 3, 3)
+    logweight, mu, logsig = (each(f"out_{name}").requires_grad_() for name in ("logmix", "mean", "logstd"))
+    nll = rnn.mdn_nll(logweight.log_softmax(-1), mu, logsig, torch.tensor(g["output_x"]))
     cost = float(g["cost"])
     mistakes = {3 * cost: "the dimensions are summed: average them", 24 * cost: "everything is summed: average it"}
     expect_close(nll, cost, mistakes=mistakes, what="nll")
     nll.backward()
-    for name, tensor in zip(("logmix", "mean", "logstd"), parameters, strict=True):
-        expect_close(tensor.grad, g[f"grad_{name}"].reshape(2, 4, 3, 3), what=f"d nll / d {name}")
+    expect_close(mu.grad, each("grad_mean"), what="d nll / d mu")
+    expect_close(logsig.grad, each("grad_logstd"), what="d nll / d logsig")
+    official = each("grad_logmix")  # in the normalised log weights; here it goes on through the softmax
+    expected = official - each("out_logmix").exp() * official.sum(-1, keepdim=True)
+    expect_close(logweight.grad, expected, what="d nll / d log weights")
 
 
 @pytest.mark.exercise(id="1.7")

@@ -3,15 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from common.agent import load_agent
 from common.metrics import METRICS, read_metrics
-from paper1_world_models import run, search, stages, train
+from common.replay_buffer import ReplayBuffer
+from paper1_world_models import agent, run, search, train
+from paper1_world_models.config import PAPER, Config
 
-TRAIN = Path(train.__file__)
 MICRO = [
-    *("--env", "TinyRacer-v0", "--steps", "1500", "--epochs", "1", "--rnn-epochs", "2", "--vae-depth", "4"),
+    *("--env", "TinyRacer-v0", "--steps", "1500", "--epochs", "1", "--rnn-passes", "2", "--vae-depth", "4"),
     *("--vae-batch", "256", "--rnn-batch", "8", "--hidden-size", "16", "--generations", "3", "--popsize", "4"),
     *("--episodes-per-candidate", "1", "--eval-every", "2", "--eval-episodes", "3", "--max-episode-steps", "20"),
     *("--workers", "1", "--device", "cpu"),
@@ -55,7 +58,7 @@ def test_two_runs_with_one_seed_are_the_same(trained, tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "name", "calls"),
-    [(stages, "vae_train_step", 3), (stages, "rnn_train_step", 2), (search, "rollout", 3), (search, "rollout", 4)],
+    [(agent, "vae_train_step", 3), (agent, "rnn_train_step", 2), (search, "rollout", 3), (search, "rollout", 4)],
 )
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, tmp_path, monkeypatch, module, name, calls):
     """Broken off in the middle of a stage, with a save after each update, it ends with the same numbers."""
@@ -82,7 +85,7 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(trained, tmp_path
 
 
 def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch, capsys):
-    original, count = stages.rnn_train_step, 0
+    original, count = agent.rnn_train_step, 0
 
     def broken(*args, **kwargs):
         nonlocal count
@@ -91,7 +94,7 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp
         return losses | {"nll": torch.tensor(float("nan"))} if count > 2 else losses
 
     monkeypatch.setattr(run, "SAVE_SECONDS", 0)
-    monkeypatch.setattr(stages, "rnn_train_step", broken)
+    monkeypatch.setattr(agent, "rnn_train_step", broken)
     with pytest.raises(SystemExit) as stop:
         train.main([*MICRO, "--logdir", str(tmp_path / "run")])
     assert stop.value.code == 2
@@ -132,3 +135,16 @@ def test_a_logdir_that_holds_another_run_is_refused(trained, capsys):
     assert stop.value.code == 2
     assert f"--resume {trained}" in capsys.readouterr().err
     assert (trained / "metrics.jsonl").read_bytes() == before
+
+
+def test_learn_trains_both_models_on_a_replay(trained):
+    """The protocol's learn(): one update of V, one of M, on windows that may span several episodes."""
+    replay = ReplayBuffer(10_000, directory=trained / "replay")
+    replay.restore()
+    learner, _ = load_agent(trained / "model.pt", agent.WorldModelsAgent, Config, paper=PAPER)
+    before = {name: p.clone() for name, p in [*learner.vae.named_parameters(), *learner.rnn.named_parameters()]}
+    metrics = learner.learn(replay, step=100)
+    assert metrics.keys() <= METRICS.keys()
+    assert np.isfinite(list(metrics.values())).all()
+    after = dict([*learner.vae.named_parameters(), *learner.rnn.named_parameters()])
+    assert all(not torch.equal(before[name], after[name]) for name in before)

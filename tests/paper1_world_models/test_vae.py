@@ -208,6 +208,7 @@ def test_reparameterize_agrees_with_the_official_code():
     g = golden("wm_reparameterisation")
     mu, logvar = (torch.tensor(g[key], requires_grad=True) for key in ("mu", "logvar"))
     z = vae.reparameterize(mu, logvar, torch.tensor(g["epsilon"]))
+    assert z.requires_grad, "z is cut off from mu and logvar: no detach, no no_grad"
     mistakes = {
         numbers(g["mu"] + np.exp(g["logvar"]) * g["epsilon"]): "exp(logvar) is the variance, not the deviation",
         numbers(g["sigma"] * g["epsilon"]): "the mean is missing",
@@ -446,6 +447,7 @@ def test_vae_loss_agrees_with_the_official_code():
     loss.loss.backward()
     expect_close(mu.grad, g["grad_mu"], what="d loss / d mu")
     expect_close(logvar.grad, g["grad_logvar"], what="d loss / d logvar")
+    assert y.grad is not None, "no gradient reaches the reconstruction"
     expect_close(y.grad[..., :2, :2].movedim(1, -1), g["grad_y_corner"], what="d loss / d picture, top left")
     expect_close(y.grad.double().sum(), g["grad_y_sum"], rtol=1e-3, what="d loss / d picture, summed")
 
