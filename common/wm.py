@@ -10,7 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from common.definitions import definition_at, definitions_named
+from common.definitions import Definition, definition_at, definitions_named
 from common.errors import UserError, one_line_errors
 from common.exercises import ROOT, Exercise, exercises, open_stubs
 from common.progress import (
@@ -289,36 +289,46 @@ def with_stub(root: Path, exercise: Exercise) -> tuple[str, list[str]]:
 
     Raises UserError, after printing the stub for the student to paste, where their function cannot be told for sure.
     """
+    path, (stub, others) = student_file(root, exercise), template_code(exercise)
+    try:
+        return replace_definition(read(path), stub), others
+    except FileNotFoundError:
+        why = "there is no such file"
+    except SyntaxError as error:
+        why = f"{error.msg} in line {error.lineno}"
+    except (OSError, UnicodeDecodeError, LookupError) as error:
+        why = str(error)
+    print(stub.text)
+    raise UserError(
+        f"{os.path.relpath(path)}: {why}. Nothing is changed: mend that and repeat, or paste the stub above by hand"
+    )
+
+
+def template_code(exercise: Exercise) -> tuple[Definition, list[str]]:
+    """The function that an exercise is in, as the student was given it, and the other exercises in it."""
     from solutions.make_templates import strip
 
-    path = student_file(root, exercise)
     template, found = strip(read(exercise.file), exercise.file.name)
     lines = {each.id: each.line for each in found}
     stub = definition_at(template, lines[exercise.id])
-    others = [id for id, line in lines.items() if id != exercise.id and stub and stub.first <= line <= stub.last]
-    try:
-        if stub is None:
-            raise LookupError("this exercise is not inside a function")
-        text = read(path)
-        mine = definitions_named(text, stub.name)
-        if len(mine) != 1:
-            raise LookupError(f"{stub.name} is defined {len(mine)} times in it")
-        before, after = text.split("\n")[: mine[0].first - 1], text.split("\n")[mine[0].last :]
-        new = "\n".join([*before, stub.text, *after])
-        if stub.text not in [each.text for each in definitions_named(new, stub.name)]:
-            raise LookupError(f"{stub.name} stands at another place in it")
-    except (OSError, SyntaxError, UnicodeDecodeError, LookupError) as error:
-        why = f"{error.msg} in line {error.lineno}" if isinstance(error, SyntaxError) else str(error)
-        why = "there is no such file" if isinstance(error, FileNotFoundError) else why
-        print(
-            "\n".join(template.split("\n")[lines[exercise.id] - 1 : lines[exercise.id] + 1])
-            if stub is None
-            else stub.text
-        )
-        raise UserError(
-            f"{os.path.relpath(path)}: {why}. Nothing is changed: mend that and repeat, or paste the stub above by hand"
-        ) from error
-    return new, others
+    if stub is None:
+        raise UserError(f"exercise {exercise.id} is in no function: put its stub back by hand")
+    return stub, [id for id, line in lines.items() if id != exercise.id and stub.first <= line <= stub.last]
+
+
+def replace_definition(text: str, new: Definition) -> str:
+    """`text` with another version of one of its functions.
+
+    Raises LookupError or SyntaxError where it has no such function, several, or one that the new one does not fit.
+    """
+    old = definitions_named(text, new.name)
+    if len(old) != 1:
+        raise LookupError(f"{new.name} is defined {len(old)} times in it")
+    lines = text.split("\n")
+    replaced = "\n".join([*lines[: old[0].first - 1], new.text, *lines[old[0].last :]])
+    if new.text not in [each.text for each in definitions_named(replaced, new.name)]:
+        raise LookupError(f"{new.name} stands at another place in it")
+    return replaced
 
 
 # ---- what all commands use ----------------------------------------------------------------------------------

@@ -108,7 +108,9 @@ def evolve(
     generation's number is its source of fresh episode seeds. cma MINIMISES, so it is told the negative returns.
     `history` holds the returns of the generations that an interrupted search has finished: they are told again
     without being evaluated, which leads to the same state, and the search goes on behind them.
-    Yields a Generation after each update, also for those of `history`. `diagonal` keeps the covariance diagonal.
+    Yields a Generation after each update, also for those of `history`, `generations` in all: the search never stops
+    early. `diagonal` keeps the covariance diagonal. `search` below has `ask()`, `tell(candidates, costs)`, `mean` and
+    `sigma`.
     """
     rng = np.random.default_rng(seed)
     options = {

@@ -54,7 +54,7 @@ class WorldModelsAgent:
     """The agent of the paper: z from V, h from M, an action from C.
 
     A state is a dict of tensors (batch, ...): h and c, what M knows of the steps BEFORE the present one, and, in a
-    dream, z, the present latent.
+    dream, z, the present latent, and is_first, whether it is an episode's first.
     """
 
     def __init__(
@@ -146,9 +146,8 @@ class WorldModelsAgent:
         config, rng = self.config, np.random.default_rng((self.config.seed, step))
         frames = replay.sample_windows(config.vae_batch, 1, rng)["image"][:, 0]
         losses = self.learn_vision(torch.as_tensor(frames, device=self.device))
-        windows = self.encode(
-            replay.sample_windows(config.rnn_batch, min(config.sequence_length + 1, len(replay)), rng)
-        )
+        length = min(config.sequence_length + 1, replay.end - replay.oldest)
+        windows = self.encode(replay.sample_windows(config.rnn_batch, length, rng))
         windows["mask"] = windows["is_first"][:, 1:].cumsum(1) == 0  # what follows the end of an episode does not count
         windows["mask"] = nn.functional.pad(windows["mask"], (1, 0), value=True)
         return {name: float(value) for name, value in (losses | self.learn_memory(windows)).items()}
@@ -167,8 +166,8 @@ class WorldModelsAgent:
         h, c = self.rnn.initial_state(len(z))
         if z.shape[1] > 1:
             h, c = self.rnn(z[:, :-1], rows["prev_action"][:, 1:], (h, c), rows["is_first"][:, :-1]).state
-        keep = ~rows["is_first"][:, -1, None]
-        return {"z": z[:, -1], "h": h * keep, "c": c * keep}
+        is_first = rows["is_first"][:, -1]
+        return {"z": z[:, -1], "h": h * ~is_first[:, None], "c": c * ~is_first[:, None], "is_first": is_first}
 
     def feat(self, state: State) -> Float[Tensor, "batch feat"]:
         """What the controller sees of a dream's state."""
@@ -184,18 +183,24 @@ class WorldModelsAgent:
     ) -> DreamStep:
         """One step inside M (paper, section 4.1): M takes in z and the action, the next z is drawn from its mixture.
 
-        Without a reward head every step is worth 1, as in VizDoom TakeCover; without a done head dreams never end.
-        The temperature acts on the mixture alone.
+        - state: z, h and c, and `is_first`, True where the dream begins on an episode's first row: M is told so, and
+          no later step is a first one
+        - action comes as a replay row holds it; M wants it native
+        - image is the decoded NEXT z as uint8 frames, or None where `decode` is off
+        - reward is the reward head's, or 1 for every step without one, as in VizDoom TakeCover
+        - cont = 1 - sigmoid(done logit), or 1 without a done head
+        - the temperature acts on the mixture alone
         """
         ### BEGIN SOLUTION 1.14: one step of a dream
         native = self.codec.to_native(action.to(self.device))
-        out = self.rnn(state["z"][:, None], native[:, None], (state["h"], state["c"]))
+        is_first = state["is_first"]
+        out = self.rnn(state["z"][:, None], native[:, None], (state["h"], state["c"]), is_first[:, None])
         z = mdn_sample(out.logpi[:, 0], out.mu[:, 0], out.logsig[:, 0], temperature)
         reward = torch.ones(len(z), device=self.device) if out.reward is None else out.reward[:, 0]
         cont = torch.ones(len(z), device=self.device) if out.done_logit is None else (-out.done_logit[:, 0]).sigmoid()
         image = to_image(self.vae.decoder(z)) if decode else None
         h, c = out.state
-        return DreamStep({"z": z, "h": h, "c": c}, image, reward, cont)
+        return DreamStep({"z": z, "h": h, "c": c, "is_first": torch.zeros_like(is_first)}, image, reward, cont)
         ### END SOLUTION
 
     def weights(self) -> dict:

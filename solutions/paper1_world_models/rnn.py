@@ -51,6 +51,16 @@ class MDNRNN(nn.Module):
         self.lstm = nn.LSTM(latent_size + action_size + restart_input, hidden_size, batch_first=True)
         self.out = nn.Linear(hidden_size, predict_done + predict_reward + 3 * latent_size * mixtures)
         self.apply(initialise)
+        self.initialise_lstm()
+
+    def initialise_lstm(self) -> None:
+        """As TensorFlow's LSTM cell: one Glorot-uniform matrix for both inputs, and a forget gate that is open."""
+        inputs, hidden = self.lstm.input_size, self.hidden_size
+        limit = math.sqrt(6 / (inputs + hidden + 4 * hidden))
+        for name, parameter in self.lstm.named_parameters():
+            nn.init.uniform_(parameter, -limit, limit) if "weight" in name else nn.init.zeros_(parameter)
+        with torch.no_grad():
+            self.lstm.bias_ih_l0[hidden : 2 * hidden] = 1  # torch's order of gates: input, forget, cell, output
 
     def initial_state(self, batch_size: int) -> LSTMState:
         """Zeros for h and c, on the model's device."""
@@ -66,7 +76,8 @@ class MDNRNN(nn.Module):
     ) -> MDNOutput:
         """Run M over a sequence from `state` (without one: zeros), and say for each t what comes at t + 1.
 
-        - the LSTM's input is concat(z, action), in this order; `self.run_lstm` takes it from there
+        - the LSTM's input is concat(z, action), in this order; `self.run_lstm` takes it from there, with `state` and
+          `is_first`
         - `self.out` turns each hidden vector into all parameters, in this order along its last axis: the done logit
           (where `predict_done`), the reward (where `predict_reward`), then latent_size * 3 * mixtures numbers
         - of these, EACH latent dimension has 3 * mixtures in a row: its log weights, its means, its log standard
@@ -141,8 +152,8 @@ def mdn_sample(
 
     - each latent dimension picks its OWN component, with probabilities softmax(logpi / temperature)
     - the draw is that component's mean plus exp(logsig) * sqrt(temperature) * noise
-    Noise: `uniform` in [0, 1) picks the first component whose cumulative probability reaches it, `normal` is the
-    Gaussian noise; either is drawn here when not given.
+    Noise: `uniform` in [0, 1) picks the first component whose cumulative probability is at least as large, `normal` is
+    the Gaussian noise; either is drawn here when not given.
     """
     ### BEGIN SOLUTION 1.8: a draw from the mixture
     uniform = torch.rand_like(mu[..., 0]) if uniform is None else uniform
@@ -193,7 +204,10 @@ DONE_WEIGHT = 10.0  # ends are rare: official doomrnn.py weights the positive ta
 
 
 def rnn_loss(model: MDNRNN, batch: SequenceBatch) -> dict[str, Tensor]:
-    """M's loss: the mixture's NLL, plus the squared reward error and the weighted end loss where those heads exist."""
+    """M's loss: the mixture's NLL, plus the squared reward error and the weighted end loss where those heads exist.
+
+    Returns "loss", their sum, and its parts "nll", "reward" and "done". M is told `is_first` only if it takes it in.
+    """
     out = model(batch.z, batch.action, is_first=batch.is_first if model.restart_input else None)
     parts = {"nll": mdn_nll(out.logpi, out.mu, out.logsig, batch.next_z, batch.mask)}
     if out.reward is not None:
@@ -213,7 +227,7 @@ def rnn_train_step(
     """One optimiser step on M's loss, from the zero state.
 
     Every entry of the gradient is clipped to [-clip_value, clip_value] on its own (by value, not by norm: official
-    rnn.py). Returns the detached parts of `rnn_loss`.
+    rnn.py). Returns what `rnn_loss` gave, detached.
     """
     ### BEGIN SOLUTION 1.10: one update of M
     losses = rnn_loss(model, batch)

@@ -30,8 +30,9 @@ class ConvEncoder(nn.Module):
 
     - four `nn.Conv2d`, kernel 4, stride 2, no padding, ReLU after each, with depth * (1, 2, 4, 8) channels:
       a 64x64 frame shrinks 64 -> 31 -> 14 -> 6 -> 2, a 96x96 frame 96 -> 47 -> 22 -> 10 -> 4
-    - flatten (1024 values for 64x64 and depth 32), then one linear layer for the mean and one for the log variance,
-      both without activation
+    - flatten (1024 values for 64x64 and depth 32), then one `nn.Linear` for the mean and one for the log variance, both
+      without activation
+    `forward` below uses `self.convs`, `self.mu` and `self.logvar`.
     """
 
     def __init__(self, latent_size: int = 32, image_size: int = 64, depth: int = 32, channels: int = 3):
@@ -79,6 +80,7 @@ class ConvDecoder(nn.Module):
     - `nn.Linear` to 32 * depth channels on a 1x1 map (3x3 for 96x96 frames), with NO activation
     - four `nn.ConvTranspose2d`, stride 2, no padding, kernels 5, 5, 6, 6, with depth * (4, 2, 1) channels and
       then the image's: 1 -> 5 -> 13 -> 30 -> 64 (3 -> 9 -> 21 -> 46 -> 96); ReLU between, sigmoid at the end
+    `forward` below uses `self.fc`, `self.side` (of the map that `self.fc` fills) and `self.deconvs`.
     """
 
     def __init__(self, latent_size: int = 32, image_size: int = 64, depth: int = 32, channels: int = 3):

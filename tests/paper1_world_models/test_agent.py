@@ -477,17 +477,18 @@ def test_decode_off_leaves_out_the_picture_only():
 
 @pytest.mark.exercise(id="1.14")
 def test_dream_step_agrees_with_the_official_doom_environment():
-    """The official dream of VizDoom from its second step on: h, c, the reward of 1 and the end."""
+    """The official dream of VizDoom: h, c, the reward of 1 and the end. Its first step is told that it is the first."""
     g = golden("wm_doom_dream_step")
     sizes = {"latent_size": 3, "hidden_size": 4, "mixtures": 2, "restart_input": True, "predict_reward": False}
     agent = make_agent("one number", **sizes, controller_input="zch")
     load_official_weights(agent.rnn, g)
-    context, _ = make_context(agent, 1, 2)
-    begun = agent.begin_dream(context)
-    tensor = lambda key, t: torch.tensor(g[key][t], dtype=torch.float32)[None]
-    for t in range(1, 6):
-        z, c, h = tensor("state", t - 1).split([3, 4, 4], 1)
-        step = agent.dream_step({**begun, "z": z, "h": h, "c": c}, tensor("actions", t)[None])
+    context, _ = make_context(agent, 1, 1)
+    state = agent.begin_dream({**context, "is_first": np.ones((1, 1), bool)})
+    state["z"] = torch.tensor(g["z0"], dtype=torch.float32)[None]
+    for t in range(6):
+        step = agent.dream_step(state, torch.tensor(g["actions"][t], dtype=torch.float32)[None, None])
+        z, c, h = torch.tensor(g["state"][t], dtype=torch.float32)[None].split([3, 4, 4], 1)
+        state = {**step.state, "z": z, "h": h, "c": c}
         expect_close(step.state["c"][0], g["state"][t][3:7], what=f"c after step {t}")
         expect_close(step.state["h"][0], g["state"][t][7:], what=f"h after step {t}")
         expect_close(step.reward, g["reward"][t : t + 1], what=f"reward of step {t}")

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,7 +148,7 @@ def test_ctrl_c_saves_and_the_command_it_prints_goes_on(tmp_path):
 
 def test_a_finished_run_keeps_its_controller_and_can_be_extended(uninterrupted, tmp_path):
     folder = tmp_path / "run"
-    subprocess.run(["cp", "-r", uninterrupted, folder], check=True)
+    shutil.copytree(uninterrupted, folder)
     before = weights(folder)
     assert before["controller"].abs().max() > 0
     run(tmp_path / "1.txt", f"train.py --resume {folder}")
