@@ -106,18 +106,20 @@ def check(root: Path, what: str | None) -> int:
     if what is None:
         what = probably_meant(states).id
         print(f"wm check {what}", flush=True)
-    if "." in what:
-        id = find(root, what).id
-        code = grade(root, [id])
-    else:
-        paper = find_paper(states, what)
-        code = run_pytest(root, paper)
+    if "." not in what:
+        return check_paper(root, find_paper(states, what))
+    id = find(root, what).id
+    code = grade(root, [id])
     states = progress(root)
-    if "." in what:
-        say(verdict(root, next(each for each in states if each.id == id), states))
-    else:
-        say(bar(paper, [each for each in states if each.exercise.paper == paper]))
-        say(what_next(states))
+    say(verdict(root, next(each for each in states if each.id == id), states))
+    return code
+
+
+def check_paper(root: Path, paper: str) -> int:
+    code = run_pytest(root, paper)
+    states = progress(root)
+    say(bar(paper, [each for each in states if each.exercise.paper == paper]))
+    say(what_next(states))
     return code
 
 

@@ -45,6 +45,16 @@ class Options:
     """Evaluation episodes of each run."""
 
 
+class ConstantPolicy(RandomPolicy):
+    """The same action at every step, as a row holds it."""
+
+    def __init__(self, action: list[float]):
+        self.action = np.array([action], np.float32)
+
+    def act(self, obs, state, *, explore=True):
+        return self.action.repeat(len(obs["is_first"]), 0), {}
+
+
 def table() -> str:
     """The table of all results, as the README shows it."""
     lines = [
@@ -123,6 +133,10 @@ def main(argv: list[str] | None = None) -> None:
         "random_return": random["mean"],
         "random": random,
     }
+    if env_id.startswith("CarRacing"):
+        _, result["constant_half_gas"] = evaluate(
+            ConstantPolicy([0, 0, -1]), env_id, options.episodes, seed=EVAL_SEED, **config.env_options()
+        )
     if env_id in SCORES:
         known = SCORES[env_id]
         result |= {"random_return": known.random, "optimal_return": known.optimal}

@@ -548,18 +548,23 @@ class Watching:
             self.process = subprocess.Popen(
                 command, cwd=repo, stdout=log, stderr=subprocess.STDOUT, env=CLEAN, preexec_fn=default
             )
+        self.wait(b"watching", 0)
 
     def save_until(self, path: Path, text: str, answer: str) -> None:
-        """Save a file, and again as long as nothing is heard: the watch takes a moment to begin."""
-        heard, end = self.log.stat().st_size, time.time() + 120
-        path.write_text(text)
-        while answer.encode() not in self.log.read_bytes()[heard:]:
+        """Save a file, and again as long as nothing is heard: the watch begins a moment after it says so."""
+        heard = self.log.stat().st_size
+        while self.log.stat().st_size == heard:
+            path.write_text(text)
+            time.sleep(1)
+        self.wait(answer.encode(), heard)
+
+    def wait(self, answer: bytes, heard: int) -> None:
+        """Until `answer` is printed behind the first `heard` bytes."""
+        end = time.time() + 120
+        while answer not in self.log.read_bytes()[heard:]:
             assert self.process.poll() is None, self.log.read_text()
             assert time.time() < end, self.log.read_text()
             time.sleep(0.1)
-            if self.log.stat().st_size == heard:
-                time.sleep(1)
-                path.write_text(text)
 
 
 @pytest.mark.slow
