@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(abspath $(VENV))/bin/python
 PAPER1 := solutions/paper1_world_models
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow chaffs lint clean
 
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
@@ -23,6 +23,9 @@ test: $(VENV)/installed  ## everything quick: at most 5 minutes on 2 cores
 
 test-slow: $(VENV)/installed  ## what takes longer: training runs, kill and resume, several processes
 	$(PY) -m pytest --impl solutions --slow -m slow
+
+chaffs: $(VENV)/installed  ## prove the tests: wrong answers they must reject, right ones they must accept
+	$(PY) -m tests.chaffs.run
 
 lint: $(VENV)/installed
 	$(PY) -m ruff check .

@@ -1,6 +1,7 @@
 """Work for several processes, and Ctrl-C that leaves nothing half done."""
 
 import multiprocessing
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -27,6 +28,13 @@ def process_pool(workers: int) -> Iterator[Executor | None]:
 def _start_worker() -> None:
     torch.set_num_threads(1)  # the processes share the cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A pool's process would wait for work for ever when the main one is killed."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def run_jobs(executor: Executor | None, job: Callable, *args: Iterable) -> Iterator:

@@ -795,6 +795,7 @@ def test_step_returns_the_parts_without_their_graph():
     rnn.rnn_train_step(model, batch, optimizer)  # a second step must not reach back into the first
 
 
+@pytest.mark.training
 @pytest.mark.exercise(id="1.10")
 def test_m_learns_what_an_action_does():
     """z_{t+1} = z_t + a_t: after 300 steps M beats both baselines; without using the action it could not."""

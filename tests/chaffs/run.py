@@ -1,0 +1,188 @@
+"""Prove the tests: every chaff must be rejected by its own exercise's tests, every wheat accepted.
+
+    python -m tests.chaffs.run                                         # all papers
+    python -m tests.chaffs.run paper1_world_models --exercise 1.4
+    python -m tests.chaffs.run --verbose                               # say which test rejected which chaff
+
+Torch is imported once; each case is graded in a fork, as a submission of its own, without the training runs.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from common.exercises import ROOT, order
+from tests.chaffs import Chaff, chaffs, papers, submission, wheats
+
+TIMEOUT = 120.0  # seconds for one case
+PRELOAD = ("torch", "torch._dynamo", "beartype", "jaxtyping", "cma", "tests.helpers")
+
+
+@dataclass(frozen=True)
+class Case:
+    paper: str
+    chaff: Chaff
+    right: bool  # a wheat
+
+    def __str__(self) -> str:
+        return f"{'wheat' if self.right else 'chaff'} {self.chaff.exercise}: {self.chaff.what}"
+
+
+class Recorder:
+    """A pytest plugin that keeps how many tests passed, and the first that failed."""
+
+    def __init__(self):
+        self.passed, self.failed, self.error, self.broken = 0, "", "", False
+
+    def pytest_runtest_logreport(self, report):
+        self.passed += report.when == "call" and report.passed
+
+    def pytest_exception_interact(self, node, call, report):
+        if getattr(report, "when", "") == "call" and report.failed and not self.failed:
+            self.failed, self.error = node.name, f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
+            self.broken = isinstance(call.excinfo.value, NameError)
+
+
+def preload(paper: str) -> None:
+    """Import all that the tests will need, the submissions and the tests themselves excepted."""
+    for name in PRELOAD:
+        importlib.import_module(name)
+    for file in {chaff.file for chaff in chaffs(paper)}:
+        importlib.import_module(f"solutions.{paper}.{file.removesuffix('.py')}")
+    sys.modules["torch"].set_num_threads(1)
+
+
+def grade(case: Case, folder: Path) -> None:
+    """In a forked child: grade one case as --impl folder, leave result.json there, and exit."""
+    try:
+        with open(folder / "log", "w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        (folder / case.paper).mkdir()
+        for name, text in submission(case.paper, case.chaff).items():
+            (folder / case.paper / name).write_text(text)
+        marker = f'exercise(id="{case.chaff.exercise}")'
+        tests = [str(path) for path in (ROOT / "tests" / case.paper).glob("test_*.py") if marker in path.read_text()]
+        recorder = Recorder()
+        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", f"{marker} and not training", f"--impl={folder}"]
+        code = pytest.main([*options, *tests], plugins=[recorder])
+        (folder / "result.json").write_text(json.dumps({"code": int(code), **vars(recorder)}))
+    finally:
+        os._exit(0)
+
+
+def run(cases: list[Case], workers: int) -> Iterator[tuple[Case, dict]]:
+    """Every case with its result, as they come, `workers` at a time."""
+    waiting, running = list(reversed(cases)), {}
+    with tempfile.TemporaryDirectory() as top:
+        try:
+            while waiting or running:
+                while waiting and len(running) < workers:
+                    folder = Path(top, str(len(waiting)))
+                    folder.mkdir()
+                    pid = os.fork()
+                    if pid == 0:
+                        grade(case=waiting[-1], folder=folder)
+                    running[pid] = waiting.pop(), folder, time.monotonic() + TIMEOUT
+                for pid, (case, folder, deadline) in list(running.items()):
+                    late = time.monotonic() > deadline
+                    if late:
+                        os.kill(pid, signal.SIGKILL)
+                    if os.waitpid(pid, 0 if late else os.WNOHANG)[0]:
+                        del running[pid]
+                        yield case, result(folder, late)
+                time.sleep(0.01)
+        finally:
+            for pid in running:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def result(folder: Path, late: bool) -> dict:
+    """What a child left, or why it left nothing."""
+    file = folder / "result.json"
+    if file.exists():
+        return json.loads(file.read_text())
+    log = (folder / "log").read_text() if (folder / "log").exists() else ""
+    why = f"not finished after {TIMEOUT:.0f} s" if late else f"the grader crashed: {log[-2000:]}"
+    return {"code": -1, "passed": 0, "failed": "", "error": why, "broken": False}
+
+
+def verdict(case: Case, found: dict) -> str:
+    """Why a result is not what it should be; "" where it is."""
+    if case.right:
+        if found["code"] == 0 and found["passed"]:
+            return ""
+        return f"rejected by {found['failed'] or 'no test'}, exit code {found['code']}: {found['error'][:1000]}"
+    if found["code"] == 1 and found["failed"]:
+        return f"the replacement is at fault: {found['error']}" if found["broken"] else ""
+    return f"no test failed ({found['passed']} passed, exit code {found['code']}) {found['error'][:1000]}"
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("papers", nargs="*", metavar="PAPER", help=", ".join(papers()))
+    parser.add_argument("--exercise", metavar="ID", help="one exercise alone, such as 1.4")
+    parser.add_argument("--workers", type=int, default=2, metavar="N")
+    parser.add_argument("--verbose", action="store_true", help="say which test rejected which chaff")
+    args = parser.parse_args(argv)
+    unknown = sorted(set(args.papers) - set(papers()))
+    if unknown:
+        parser.error(f"no chaffs for {', '.join(unknown)}; there are some for {', '.join(papers())}")
+    os.chdir(ROOT)
+    start, console = time.monotonic(), Console()
+    cases = [
+        Case(paper, chaff, right)
+        for paper in args.papers or papers()
+        for right, all_of in ((False, chaffs), (True, wheats))
+        for chaff in all_of(paper)
+        if args.exercise in (None, chaff.exercise)
+    ]
+    if not cases:
+        parser.error(f"no chaffs for exercise {args.exercise}")
+    for case in cases:
+        submission(case.paper, case.chaff)  # a replacement that does not fit is an error at once
+    for paper in {case.paper for case in cases}:
+        preload(paper)
+
+    graded = {}
+    for case, found in track(run(cases, args.workers), "grading", len(cases), auto_refresh=False, console=console):
+        graded[case] = verdict(case, found)
+        if args.verbose:
+            console.print(escape(f"{case} -> {found['failed']}: {' '.join(found['error'].split())[:200]}"))
+    console.print(table_of(graded))
+    wrong = [f"{case}\n    {why}" for case, why in graded.items() if why]
+    for line in wrong:
+        console.print(f"[red]{escape(line)}[/]", soft_wrap=True, highlight=False)
+    console.print(f"{len(cases)} cases, {len(wrong)} wrong, {time.monotonic() - start:.0f} s")
+    sys.exit(bool(wrong))
+
+
+def table_of(graded: dict[Case, str]) -> Table:
+    """Chaffs rejected and wheats accepted, per exercise."""
+    table = Table("exercise", "chaffs rejected", "wheats accepted")
+    for exercise in sorted({case.chaff.exercise for case in graded}, key=order):
+        row = []
+        for right in (False, True):
+            whys = [why for case, why in graded.items() if (case.chaff.exercise, case.right) == (exercise, right)]
+            row.append(f"{whys.count('')} / {len(whys)}")
+        table.add_row(exercise, *row)
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Correct answers written differently, which the tests must accept; see tests/chaffs."""
