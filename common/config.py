@@ -21,6 +21,8 @@ class BaseConfig:
 
     least: ClassVar[dict[str, int]] = {"seed": 0}  # the smallest value of an option that counts something; else 1
 
+    may_change: ClassVar[tuple[str, ...]] = ("device", "steps")  # what --resume may set anew
+
     env: str
     """Environment id: CarRacing-v3, BipedalWalker-v3, atari_pong, dmc_walker_walk, crafter_reward, TinyRacer-v0, ..."""
     steps: int
@@ -61,12 +63,20 @@ def parse_config(presets: Mapping[str, Config], runs: Path, argv: list[str] | No
         default = dataclasses.replace(default, resume=str(folder))
         if env and resolve_id(env) != default.env:
             raise UserError(f"{folder} is a run on {default.env}, not on {env}")
+        for name in ("preset", "logdir"):
+            if option(argv, name):
+                raise UserError(f"--{name} does not go with --resume: {folder} has its own")
         argv = without(argv, "resume")
     else:
         env = resolve_id(env) if env else None
-        default = presets[choose_preset(presets, env, argv)]
-        default = dataclasses.replace(default, env=env or default.env)
+        preset = choose_preset(presets, env, argv)
+        default = dataclasses.replace(presets[preset], preset=preset, env=env or presets[preset].env)
     config = tyro.cli(type(default), default=default, args=without(argv, "env", "preset"))
+    pick_device(config.device)  # a typo should end here, before there is a run folder
+    for name, value in dataclasses.asdict(config).items():
+        if resume and value != getattr(default, name) and name not in config.may_change:
+            allowed = ", ".join(f"--{each.replace('_', '-')}" for each in config.may_change)
+            raise UserError(f"a resumed run keeps its --{name.replace('_', '-')}; it may change {allowed}")
     for name, value in dataclasses.asdict(config).items():
         if type(value) is int and value < config.least.get(name, 1):
             raise UserError(f"--{name.replace('_', '-')} must be {config.least.get(name, 1)} or more, got {value}")
@@ -86,9 +96,15 @@ def choose_preset(presets: Mapping[str, Config], env: str | None, argv: list[str
 
 def option(argv: list[str], name: str) -> str | None:
     """The value of `--name value` or `--name=value`, the last one given."""
-    values = [word.split("=", 1)[1] for word in argv if word.startswith(f"--{name}=")]
-    values += [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == f"--{name}"]
-    return values[-1] if values else None
+    value = None
+    for word, after in zip(argv, [*argv[1:], ""], strict=False):
+        if word == f"--{name}":
+            value = after
+        elif word.startswith(f"--{name}="):
+            value = word.split("=", 1)[1]
+    if value == "":
+        raise UserError(f"--{name} needs a value")
+    return value
 
 
 def without(argv: list[str], *names: str) -> list[str]:

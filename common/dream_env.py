@@ -60,7 +60,7 @@ class DreamVecEnv(VectorEnv):
         if seed is not None:
             self.rng = np.random.default_rng(seed)
         self.elapsed, self.over = np.zeros(self.num_envs, int), np.zeros(self.num_envs, bool)
-        self.state, self.image = self.begin()
+        self.state, self.image = self.begin(self.num_envs)
         return self.observation(), {}
 
     def step(self, actions: np.ndarray):
@@ -78,19 +78,19 @@ class DreamVecEnv(VectorEnv):
         self.state, self.image, self.elapsed = dreamt.state, image, self.elapsed + 1
         fresh = self.over
         if fresh.any():
-            state, image = self.begin()
-            mask = torch.as_tensor(fresh)
-            pick = lambda new, old: torch.where(mask.to(new.device).view(-1, *[1] * (new.ndim - 1)), new, old)
-            self.state = {key: pick(state[key], self.state[key]) for key in state}
-            self.image = np.where(fresh[:, None, None, None], image, self.image)
+            state, begun = self.begin(int(fresh.sum()))
+            at = torch.as_tensor(np.flatnonzero(fresh))
+            self.state = {key: old.index_copy(0, at.to(old.device), state[key]) for key, old in self.state.items()}
+            self.image = self.image.copy()
+            self.image[fresh] = begun
             self.elapsed[fresh], reward[fresh], terminated[fresh] = 0, 0, False
         truncated = (self.elapsed >= self.horizon) & ~terminated
         self.over = terminated | truncated
         return self.observation(), reward, terminated, truncated, {}
 
-    def begin(self):
-        """Fresh states and their images, one for every environment."""
-        chosen = self.rng.integers(len(self.starts["reward"]), size=self.num_envs)
+    def begin(self, count: int):
+        """So many fresh states, and the images where they begin."""
+        chosen = self.rng.integers(len(self.starts["reward"]), size=count)
         context = {key: value[chosen] for key, value in self.starts.items()}
         with self.own_randomness():
             return self.agent.begin_dream(context), context["image"][:, -1]

@@ -115,8 +115,14 @@ def _wave(actor, stream, seeds, max_steps, patience, explore, record, watch) -> 
 def summarise(returns: Float[np.ndarray, " episodes"]) -> dict[str, float]:
     """Mean, standard deviation (of the episodes, n - 1), standard error of the mean, and n."""
     n = len(returns)
-    std = float(np.std(returns, ddof=1)) if n > 1 else float("nan")
-    return {"mean": float(np.mean(returns)), "std": std, "sem": std / n**0.5, "n": n}
+    std = float(np.std(returns, ddof=1)) if n > 1 else None  # one episode says nothing of the spread
+    return {"mean": float(np.mean(returns)), "std": std, "sem": None if std is None else std / n**0.5, "n": n}
+
+
+def line(name: str, score: dict[str, float]) -> str:
+    """A summary as eval.py prints it."""
+    spread = "" if score["std"] is None else f" +- {score['std']:.2f}"
+    return f"{name:<8} {score['mean']:9.2f}{spread} (standard deviation, n = {score['n']})"
 
 
 def evaluate(
@@ -165,12 +171,9 @@ def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, r
     stream = open_episodes(config.env, 1, **env_options)
     random = RandomPolicy(stream.envs.single_action_space, options.seed)
     _, random_score = evaluate(random, config.env, options.episodes, seed=options.seed, **env_options)
-    line = "{:<8} {mean:9.2f} +- {std:.2f} (standard deviation, n = {n})"
     print(f"{config.env}, return of an episode:")
-    print(
-        line.format("agent", **score), f"in {played.lengths.mean():.0f} agent steps, {played.frames.mean():.0f} frames"
-    )
-    print(line.format("random", **random_score))
+    print(line("agent", score), f"in {played.lengths.mean():.0f} agent steps, {played.frames.mean():.0f} frames")
+    print(line("random", random_score))
     result = {"env": config.env, "checkpoint": str(path), "seed": options.seed, "agent": score, "random": random_score}
     if config.env in SCORES:
         known = SCORES[config.env]

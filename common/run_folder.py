@@ -58,14 +58,16 @@ def write_json(path: Path, value) -> None:
 
 def session() -> dict[str, str]:
     """What a number needs beside it to be trusted: the command, when, on what, and of which code."""
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
+    try:
+        describe = ["git", "describe", "--always", "--dirty"]
+        commit = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git here
+        commit = ""
     return {
         "command": " ".join(["python", *sys.argv]),
-        "started": datetime.now().isoformat(timespec="seconds"),
+        "started": datetime.now().isoformat(timespec="milliseconds"),
         "hardware": hardware(),
-        "commit": git.stdout.strip(),
+        "commit": commit,
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
     }
 
@@ -94,7 +96,7 @@ def config_from_dict(cls: type, values: dict):
 
 def find_run(name: str, runs: Path) -> Path:
     """A run folder by path, or the newest under `runs` for `latest`."""
-    folders = sorted(path.parent for path in runs.glob("*/config.json"))
+    folders = sorted((path.parent for path in runs.glob("*/config.json")), key=started)
     if name == "latest":
         if not folders:
             raise UserError(f"there is no run to resume in {runs}")
@@ -103,6 +105,12 @@ def find_run(name: str, runs: Path) -> Path:
         if (folder / "config.json").exists():
             return folder
     raise UserError(f"{name} holds no run (no config.json); runs in {runs}: {[f.name for f in folders[-5:]]}")
+
+
+def started(folder: Path) -> tuple[str, str]:
+    """When a run began: runs sort by it."""
+    sessions = read_sessions(folder)
+    return (sessions[0]["started"] if sessions else "", folder.name)
 
 
 def read_config(folder: Path) -> dict:

@@ -5,8 +5,11 @@ import torch
 
 
 def seed_of(*key: int) -> int:
-    """A seed of 32 bits for a key of non-negative integers: the same for the same key, different for others."""
-    return int(np.random.SeedSequence(key).generate_state(1)[0])
+    """A seed of 32 bits for a key of non-negative integers: the same for the same key, others for other keys.
+
+    The key's length counts, too: numpy alone takes (3,) and (3, 0) for the same.
+    """
+    return int(np.random.SeedSequence((len(key), *key)).generate_state(1)[0])
 
 
 def seeded(*key: int) -> np.random.Generator:

@@ -41,20 +41,25 @@ def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, r
     options = tyro.cli(VisualizeOptions, args=argv)
     if min(options.num_dreams, options.horizon, options.context) < 1:
         raise UserError("--num-dreams, --horizon and --context must be positive")
+    if options.temperature <= 0:
+        raise UserError(f"--temperature must be positive, got {options.temperature}")
     path = find_checkpoint(options.checkpoint, runs)
     agent, config = load_agent(path, agent_class, config_class, paper=paper, device=pick_device(options.device))
     torch.manual_seed(options.seed)
     episodes = real_episodes(agent, config, options.num_dreams, options.seed)
     for written in draw(agent, episodes, path.parent, options):
         print(f"written: {written}")
-    if (path.parent / "metrics.jsonl").exists():
-        print(f"written: {learning_curve(path.parent, config.env)}")
+    if curve := learning_curve(path.parent, config.env):
+        print(f"written: {curve}")
 
 
-def learning_curve(run: Path, env_id: str) -> Path:
-    """Return against environment frames: of evaluations where the run made some, else of training."""
-    log = read_metrics(run / "metrics.jsonl")
-    y = "policy/eval_return" if any("policy/eval_return" in row for row in log) else "policy/episode_return"
+def learning_curve(run: Path, env_id: str) -> Path | None:
+    """Return against environment frames: of evaluations where the run made some, else of training; None without any."""
+    log = read_metrics(run / "metrics.jsonl") if (run / "metrics.jsonl").exists() else []
+    logged = set().union(*log)
+    y = next((name for name in ("policy/eval_return", "policy/episode_return") if name in logged), None)
+    if y is None:
+        return None
     baselines = SCORES[env_id]._asdict() if env_id in SCORES else None
     return plot_curves({env_id: log}, run / "figures" / "learning_curve.png", y=y, baselines=baselines)
 

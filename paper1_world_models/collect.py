@@ -12,6 +12,7 @@ from common.agent import Rows
 from common.checkpoint import load_checkpoint, save_checkpoint
 from common.env_wrapper import RowStream, make_vec_env, steps_as_batch
 from common.evaluate import Actor, Episodes, RandomPolicy, rollout
+from common.replay_buffer import MANIFEST
 from common.seeding import seed_of
 from paper1_world_models.agent import ActionCodec
 from paper1_world_models.config import PAPER, Config
@@ -28,7 +29,8 @@ class BrownianPolicy:
     """
 
     def __init__(self, codec: ActionCodec, action_space: gymnasium.Space, seed: int):
-        self.codec, self.fresh, self.rng = codec, RandomPolicy(action_space, seed), np.random.default_rng(seed)
+        self.codec = codec
+        self.fresh, self.rng = RandomPolicy(action_space, seed), np.random.default_rng((seed, 1))
 
     def initial_state(self, batch_size: int) -> dict:
         return {"action": np.zeros((batch_size, self.codec.row_size), np.float32), "hold": np.zeros(batch_size, int)}
@@ -94,7 +96,7 @@ def collect(run: Run) -> None:
     """Stage 1: random rollouts into the replay until `steps` environment frames are there."""
     config, replay, path = run.config, run.replay, run.path("collect")
     frames: list[int] = []  # of each rollout
-    if path.exists():
+    if path.exists() and (run.folder / "replay" / MANIFEST).exists():
         replay.restore()
         # It is saved before the replay is: what it knows of rollouts that did not get there is forgotten.
         frames = load_checkpoint(path, paper=PAPER)["frames"][: len(replay.episodes())]

@@ -36,7 +36,9 @@ class Played(NamedTuple):
     frames: Int[np.ndarray, "candidates seeds"]
 
 
-def play_candidates(checkpoint: Path, candidates: Float64[np.ndarray, "candidates params"], seeds: list[int]) -> Played:
+def play_candidates(
+    checkpoint: Path, patience: int, candidates: Float64[np.ndarray, "candidates params"], seeds: list[int]
+) -> Played:
     """Every candidate on every seed's episode; a job for a worker process.
 
     On a built-in environment all of it steps as one batch; elsewhere one episode comes after the other.
@@ -47,12 +49,12 @@ def play_candidates(checkpoint: Path, candidates: Float64[np.ndarray, "candidate
     if steps_as_batch(config.env):
         stream = open_stream(config.env, n * len(seeds), **config.env_options())
         agent.controller.set_params(np.repeat(candidates, len(seeds), 0))
-        parts = [rollout(agent, stream, seeds * n, patience=config.patience)]
+        parts = [rollout(agent, stream, seeds * n, patience=patience)]
     else:
         stream, parts = open_stream(config.env, 1, **config.env_options()), []
         for candidate in candidates:
             agent.controller.set_params(candidate)
-            parts.append(rollout(agent, stream, seeds, patience=config.patience))
+            parts.append(rollout(agent, stream, seeds, patience=patience))
     returns, lengths, frames = (np.concatenate(arrays).reshape(n, -1) for arrays in list(zip(*parts, strict=True))[:3])
     return Played(returns, lengths, frames)
 
@@ -71,23 +73,23 @@ class RealFitness:
     def __call__(self, candidates: np.ndarray, generation: int) -> np.ndarray:
         config = self.run.config
         seeds = [seed_of(config.seed, CONTROL, generation, i) for i in range(config.episodes_per_candidate)]
-        return self.play(candidates, seeds).returns.mean(1)
+        return self.play(candidates, seeds, config.patience).returns.mean(1)
 
-    def play(self, candidates: np.ndarray, seeds: list[int]) -> Played:
+    def play(self, candidates: np.ndarray, seeds: list[int], patience: int = 0) -> Played:
         """All candidates on all seeds, spread over the workers."""
         run, n = self.run, len(candidates)
         jobs = [(candidates, seeds)]
         if not steps_as_batch(run.config.env):
             jobs = [(candidate[None], [seed]) for candidate in candidates for seed in seeds]
         parts = []
-        for part in run.jobs(partial(play_candidates, run.path("rnn")), *zip(*jobs, strict=True)):
+        for part in run.jobs(partial(play_candidates, run.path("rnn"), patience), *zip(*jobs, strict=True)):
             parts.append(part)
-            run.frames += int(part.frames.sum())
             run.stop.check()
         played = Played(
             *(np.concatenate([x.ravel() for x in arrays]).reshape(n, -1) for arrays in zip(*parts, strict=True))
         )
         self.length = played.lengths.mean()
+        run.frames += int(played.frames.sum())  # only now: a generation that is broken off will be played again
         return played
 
 
@@ -129,6 +131,7 @@ class DreamFitness(RealFitness):
             returns += np.where(dreaming, reward, 0)
             lengths += dreaming
             dreaming &= ~(terminated | truncated)
+            self.run.stop.check()
         agent.controller.set_params(best)
         self.length = lengths.mean()
         return returns.reshape(len(candidates), -1).mean(1)
@@ -188,7 +191,7 @@ def train_controller(run: Run) -> None:
                 history.append(generation.returns)
                 run.log(metrics, count)
                 bar.set_postfix(population=f"{generation.returns.mean():.1f}", best_mean=f"{best_return:.1f}")
-                if run.save_is_due or last:
+                if run.save_is_due or "policy/eval_return" in metrics:
                     save()
                 run.stop.check()
         except Stopped:

@@ -40,7 +40,8 @@ def train(config: Config, folder: Path, executor: Executor | None = None) -> Non
             collect(run)
             train_vision(run)
             train_memory(run)
-            run.save_model()
+            if not run.path("controller").exists():
+                run.save_model()  # V and M can be looked at while C is still searched for
             train_controller(run)
         except Stopped:
             print(f"stopped and saved; go on with: python train.py --resume {folder}")
@@ -64,9 +65,10 @@ def train_vision(run: Run) -> None:
     timer = Timer()
     for update, bar in run.count("V", done, total):
         epoch, i = divmod(update, per_epoch)
+        if config.overfit_batch:
+            epoch = i = 0
         if i == 0 or order is None:
             order = seeded(config.seed, VISION, 0, epoch).permutation(len(train))
-        i = 0 if config.overfit_batch else i
         seeded(config.seed, VISION, 1, update)
         with timer:
             batch = images(train[order[i * config.vae_batch :][: config.vae_batch]])

@@ -15,6 +15,7 @@ class Config(BaseConfig):
     """World Models. The defaults are the paper's CarRacing setting, as the official code has it."""
 
     least: ClassVar = BaseConfig.least | {"patience": 0, "controller_hidden": 0, "popsize": 2}
+    may_change: ClassVar = ("device", "workers", "generations")
 
     env: str = "CarRacing-v3"
     steps: int = 10_000_000
@@ -33,7 +34,7 @@ class Config(BaseConfig):
     max_episode_steps: int = 1000
     """Agent steps after which a rollout stops (paper A.4)."""
     policy: Literal["brownian", "cauchy", "uniform"] = "cauchy"
-    """Random policy of the collection: cauchy is the official one; see stages.py."""
+    """Random policy of the collection: cauchy is the official one for CarRacing; see collect.py."""
 
     # V
     latent_size: int = 32
@@ -92,8 +93,8 @@ PRESETS = {
     "tiny": Config(
         env="TinyRacer-v0",
         steps=40_000,
-        epochs=8,
-        rnn_passes=10,
+        epochs=4,
+        rnn_passes=20,
         generations=30,
         max_episode_steps=200,
         policy="brownian",
@@ -129,11 +130,14 @@ PRESETS = {
         eval_every=8,
         eval_episodes=16,
     ),
-    "paper": Config(predict_reward=False, predict_done=False),
+    # 4000 updates of M (official rnn_train.py). The replay is kept in memory: 10 million frames are 123 GB.
+    "paper": Config(rnn_passes=4, predict_reward=False, predict_done=False),
     # The paper's second experiment: the controller never sees VizDoom while it learns.
     "takecover": Config(
         env="VizdoomTakeCover-v1",
         steps=10_000_000,
+        rnn_passes=12,  # 24,400 updates of M (official doomrnn/rnn_train.py)
+        policy="brownian",  # a random action held for 1 to 10 steps (official doomrnn/extract.py)
         latent_size=64,
         hidden_size=512,
         sequence_length=500,

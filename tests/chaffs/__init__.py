@@ -9,6 +9,7 @@ import importlib
 import re
 import textwrap
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from common.exercises import ROOT
@@ -42,10 +43,16 @@ def wheats(paper: str) -> list[Chaff]:
 
 def submission(paper: str, chaff: Chaff) -> dict[str, str]:
     """{file name: text} of a student's folder of this paper: the solutions with this one replacement."""
-    files = {path.name: path.read_text() for path in (ROOT / "solutions" / paper).glob("*.py")}
-    files[chaff.file] = replace(files[chaff.file], chaff)
+    files = solutions(paper)
+    return {**files, chaff.file: replace(files[chaff.file], chaff)}
+
+
+@cache
+def solutions(paper: str) -> dict[str, str]:
+    """{file name: text} of a paper's solutions, fences and all, as a student's copy imports itself."""
     imports = re.compile(r"^(\s*(?:from|import) )solutions\.(?=paper\d)", re.MULTILINE)
-    return {name: imports.sub(r"\1", text) for name, text in files.items()}
+    folder = ROOT / "solutions" / paper
+    return {path.name: imports.sub(r"\1", path.read_text()) for path in folder.glob("*.py")}
 
 
 def replace(source: str, chaff: Chaff) -> str:

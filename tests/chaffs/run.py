@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,8 @@ def grade(case: Case, folder: Path) -> None:
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", f"{marker} and not training", f"--impl={folder}"]
         code = pytest.main([*options, *tests], plugins=[recorder])
         (folder / "result.json").write_text(json.dumps({"code": int(code), **vars(recorder)}))
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(0)
 

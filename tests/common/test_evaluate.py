@@ -136,7 +136,7 @@ def test_summarise_divides_by_n_minus_1():
     assert score["std"] == pytest.approx((14 / 3) ** 0.5)
     assert score["sem"] == pytest.approx((14 / 3) ** 0.5 / 2)
     assert score["n"] == 4
-    assert np.isnan(summarise(np.array([5.0]))["std"])
+    assert summarise(np.array([5.0]))["std"] is None
 
 
 def test_evaluation_episodes_have_consecutive_seeds(monkeypatch):

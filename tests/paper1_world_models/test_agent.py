@@ -397,6 +397,9 @@ def test_dream_step_draws_the_next_z_and_shows_it():
     assert step.image.dtype == torch.uint8
     mistakes = {numbers(picture(state["z"])): "the picture is of the OLD z: decode the next one"}
     expect_close(step.image, picture(step.state["z"]), rtol=0, atol=0.5, mistakes=mistakes, what="the picture")
+    step = agent.dream_step(state, action)
+    what = "the picture at temperature 1, against that of the z in the state: draw it once"
+    expect_close(step.image, picture(step.state["z"]), rtol=0, atol=1.5, what=what)
 
 
 @pytest.mark.exercise(id="1.14")

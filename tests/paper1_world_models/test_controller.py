@@ -73,15 +73,16 @@ def test_box_and_discrete_by_hand():
 
 @pytest.mark.exercise(id="1.11")
 def test_left_right_has_a_dead_zone():
-    """VizDoom: tanh(u) below -1/3 is left, above 1/3 right, else stay; tanh(0.34) = 0.327, tanh(0.35) = 0.336."""
-    u = torch.tensor([[-3.0], [-0.35], [-0.34], [0.0], [0.34], [0.35], [3.0]])
+    """VizDoom: tanh(u) below -1/3 is left, above 1/3 right, else stay; tanh(0.345) = 0.332, tanh(0.348) = 0.335."""
+    u = torch.tensor([[-20.0], [-3.0], [-0.348], [-0.345], [0.0], [0.345], [0.348], [3.0], [20.0]])
     mistakes = {
-        (-1, -1, -1, 0, 1, 1, 1): "the thresholds are on tanh(u), not on u",
+        (-1, -1, -1, -1, 0, 1, 1, 1, 1): "the thresholds are -1/3 and 1/3, on tanh(u), not on u",
         numbers(u.tanh()): "round to -1, 0 or 1",
-        (-1, 0, 0, 0, 0, 0, 1): "the thresholds are -1/3 and 1/3 (round() has them at -1/2 and 1/2)",
-        (1, 1, 0, 0, 0, -1, -1): "left is -1, right is 1",
+        (-1, -1, 0, 0, 0, 0, 0, 1, 1): "the thresholds are -1/3 and 1/3 (round() has them at -1/2 and 1/2)",
+        (-2, -1, -1, 0, 0, 0, 1, 1, 2): "tanh(u) reaches 1, and 1.5 is rounded to 2",
+        (1, 1, 1, 0, 0, 0, -1, -1, -1): "left is -1, right is 1",
     }
-    expected = [[-1], [-1], [0], [0], [0], [1], [1]]
+    expected = [[-1], [-1], [-1], [0], [0], [0], [1], [1], [1]]
     expect_close(squash(u, "left_right"), expected, mistakes=mistakes, what="left_right")
 
 
@@ -323,10 +324,11 @@ def test_finished_search_asks_nothing():
 
 
 @pytest.mark.exercise(id="1.12")
-def test_search_runs_for_as_many_generations_as_it_is_told():
-    """Early on all returns may be equal, and cma would like to give up: the loop counts generations, no more."""
-    generations, _ = search(lambda x: 0.0, generations=30)
-    assert len(generations) == 30
+@pytest.mark.parametrize("score", [lambda x: 0.0, lambda x: float(x.sum())], ids=["flat", "a slope without end"])
+def test_search_runs_for_as_many_generations_as_it_is_told(score):
+    """All returns are equal, or the steps grow and grow; cma would like to give up: the loop counts, no more."""
+    generations, _ = search(score, generations=60)
+    assert len(generations) == 60
     assert np.isfinite([generation.mean for generation in generations]).all()
 
 
