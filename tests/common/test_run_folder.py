@@ -77,7 +77,7 @@ def test_runs_are_found_by_path_by_name_and_as_the_latest(tmp_path, monkeypatch)
         open_run(replace(CONFIG, logdir=runs / name), runs)
     (runs / "20259999-no-run").mkdir()  # without a config.json
     monkeypatch.chdir(tmp_path)
-    assert find_run("latest", runs).name == "20250103-000000-x"
+    assert find_run("latest", runs).name == "20250101-000000-x"  # begun last, whatever its name
     assert find_run("20250101-000000-x", runs) == runs / "20250101-000000-x"
     assert find_run("runs/20250102-000000-x", Path("elsewhere")).name == "20250102-000000-x"
     for wrong in ("20259999-no-run", "20250101", str(tmp_path)):
