@@ -12,7 +12,7 @@ import tyro
 
 from common.env_wrapper import resolve_id
 from common.errors import UserError
-from common.run_folder import config_from_dict, find_run, read_config
+from common.run_folder import config_from_dict, find_run, read_config, without
 
 
 @dataclass
@@ -105,19 +105,6 @@ def option(argv: list[str], name: str) -> str | None:
     if value == "":
         raise UserError(f"--{name} needs a value")
     return value
-
-
-def without(argv: list[str], *names: str) -> list[str]:
-    """The words without these options and their values."""
-    rest, skip = [], False
-    for word in argv:
-        if skip or any(word.startswith(f"--{name}=") for name in names):
-            skip = False
-        elif word in {f"--{name}" for name in names}:
-            skip = True
-        else:
-            rest.append(word)
-    return rest
 
 
 def pick_device(name: str) -> torch.device:

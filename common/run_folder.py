@@ -64,12 +64,25 @@ def session() -> dict[str, str]:
     except OSError:  # no git here
         commit = ""
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python", Path(sys.argv[0]).name, *without(sys.argv[1:], "logdir")]),
         "started": datetime.now().isoformat(timespec="milliseconds"),
         "hardware": hardware(),
         "commit": commit,
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
     }
+
+
+def without(argv: list[str], *names: str) -> list[str]:
+    """The words without these options and their values."""
+    rest, skip = [], False
+    for word in argv:
+        if skip or any(word.startswith(f"--{name}=") for name in names):
+            skip = False
+        elif word in {f"--{name}" for name in names}:
+            skip = True
+        else:
+            rest.append(word)
+    return rest
 
 
 def hardware() -> str:

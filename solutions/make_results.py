@@ -152,6 +152,8 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(EVAL_SEED)
     pictures = VisualizeOptions()
     draw(agent, real_episodes(agent, config, 3, EVAL_SEED), folder, pictures)
+    for extra in sorted((folder / "videos").glob("dream_*.gif"))[1:]:
+        extra.unlink()  # one dream is enough to commit
     for run in options.runs:
         shutil.copy(run / "metrics.jsonl", folder / f"metrics_seed{read_config(run)['seed']}.jsonl")
     if (options.runs[0] / "model.pt").stat().st_size <= MAX_BYTES:
