@@ -8,6 +8,7 @@ Torch is imported once; each case is graded in a fork, as a submission of its ow
 """
 
 import argparse
+import gc
 import importlib
 import json
 import os
@@ -65,6 +66,8 @@ def preload(paper: str) -> None:
     for file in {chaff.file for chaff in chaffs(paper)}:
         importlib.import_module(f"solutions.{paper}.{file.removesuffix('.py')}")
     sys.modules["torch"].set_num_threads(1)
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # installed plugins that no test needs: half a second a case
+    gc.freeze()  # pytest collects garbage when it ends; what was imported here is none
 
 
 def grade(case: Case, folder: Path) -> None:
@@ -79,8 +82,8 @@ def grade(case: Case, folder: Path) -> None:
         marker = f'exercise(id="{case.chaff.exercise}")'
         tests = [str(path) for path in (ROOT / "tests" / case.paper).glob("test_*.py") if marker in path.read_text()]
         recorder = Recorder()
-        options = ["-x", "-q", "-p", "no:cacheprovider", "-m", f"{marker} and not training", f"--impl={folder}"]
-        code = pytest.main([*options, *tests], plugins=[recorder])
+        options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", f"--impl={folder}"]
+        code = pytest.main([*options, "-m", f"{marker} and not training", *tests], plugins=[recorder])
         (folder / "result.json").write_text(json.dumps({"code": int(code), **vars(recorder)}))
     except BaseException:
         traceback.print_exc()
