@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from common.exercises import ROOT
+from common.exercises import ROOT, exercises, order
 
 WHOLE = ""  # as `old`: the whole fenced body; `new` is then written from the left margin
 
@@ -45,6 +45,17 @@ def submission(paper: str, chaff: Chaff) -> dict[str, str]:
     """{file name: text} of a student's folder of this paper: the solutions with this one replacement."""
     files = solutions(paper)
     return {**files, chaff.file: replace(files[chaff.file], chaff)}
+
+
+def without_later(paper: str, exercise: str) -> dict[str, str]:
+    """{file name: text} of a student's folder in which all is solved up to this exercise, and nothing behind it."""
+    files = dict(solutions(paper))
+    for later in exercises():
+        if later.paper == paper and order(later.id) > order(exercise):
+            stub = f'raise NotImplementedError("exercise {later.id}: {later.title}")'
+            chaff = Chaff(later.id, "still open", later.file.name, WHOLE, stub)
+            files[chaff.file] = replace(files[chaff.file], chaff)
+    return files
 
 
 @cache

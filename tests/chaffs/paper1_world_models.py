@@ -25,6 +25,18 @@ VAE_CHAFFS = [
     Chaff("1.1", "the status bar is cropped once more", "vae.py", "image.movedim", "image[..., :84, :, :].movedim"),
     Chaff("1.1", "float64", "vae.py", ".float()", ".double()"),
     Chaff("1.1", "float16", "vae.py", ".float() / 255", ".half() / 255"),
+    Chaff(
+        "1.1",
+        "scaled only where the frame looks unscaled (blind trial)",
+        "vae.py",
+        WHOLE,
+        """
+        x = image.movedim(-1, -3).float()
+        if x.max() > 1:  # not scaled yet
+            x = x / 255.0
+        return x
+        """,
+    ),
     # ---- 1.2 ----
     Chaff(
         "1.2",
@@ -886,6 +898,21 @@ RNN_CHAFFS = [
         return {name: value.detach() for name, value in losses.items()}
         """,
     ),
+    Chaff(
+        "1.10",
+        "clips with hooks that stay (blind trial)",
+        "rnn.py",
+        WHOLE,
+        """
+        for parameter in model.parameters():
+            parameter.register_hook(lambda grad: grad.clamp(-clip_value, clip_value))
+        losses = rnn_loss(model, batch)
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        optimizer.step()
+        return {name: value.detach() for name, value in losses.items()}
+        """,
+    ),
 ]
 
 # two lines of exercise 1.12
@@ -994,6 +1021,13 @@ CONTROLLER_CHAFFS = [
             return torch.stack([u[..., 0], (u[..., 1] + 1) / 2, u[..., 2].clamp(0, 1)], -1)
         return u
         """,
+    ),
+    Chaff(
+        "1.11",
+        "all scores that share the maximum win (blind trial)",
+        "controller.py",
+        "torch.nn.functional.one_hot(u.argmax(-1), u.shape[-1]).to(u)",
+        "(u == u.max(-1, keepdim=True).values).to(u)",
     ),
     # ---- 1.12 ----
     Chaff("1.12", "cma is told the returns", "controller.py", "list(-returns)", "list(returns)"),
@@ -1290,6 +1324,13 @@ AGENT_CHAFFS = [
         "h, c = out.state",
         "h, c = out.state\n"
         "        if image is not None:\n            z = reparameterize(*self.vae.encoder(preprocess(image)))",
+    ),
+    Chaff(
+        "1.14",
+        "told of the beginning only where all dreams begin (blind trial)",
+        "agent.py",
+        "is_first[:, None])",
+        "is_first[:, None] if is_first.all() else None)",
     ),
 ]
 

@@ -1,5 +1,7 @@
 """Prove the tests: every chaff must be rejected by its own exercise's tests, every wheat accepted.
 
+And every exercise's tests must accept the solutions up to it while all later exercises are still stubs.
+
     python -m tests.chaffs.run                                         # all papers
     python -m tests.chaffs.run paper1_world_models --exercise 1.4
     python -m tests.chaffs.run --verbose                               # say which test rejected which chaff
@@ -20,6 +22,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from rich.console import Console
@@ -27,8 +30,8 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from common.exercises import ROOT, order
-from tests.chaffs import Chaff, chaffs, papers, submission, wheats
+from common.exercises import ROOT, exercises, order
+from tests.chaffs import Chaff, chaffs, papers, submission, wheats, without_later
 
 TIMEOUT = 120.0  # seconds for one case
 PRELOAD = ("torch", "torch._dynamo", "beartype", "jaxtyping", "cma", "tests.helpers")
@@ -37,11 +40,25 @@ PRELOAD = ("torch", "torch._dynamo", "beartype", "jaxtyping", "cma", "tests.help
 @dataclass(frozen=True)
 class Case:
     paper: str
-    chaff: Chaff
-    right: bool  # a wheat
+    exercise: str
+    kind: Literal["chaff", "wheat", "in order"]
+    chaff: Chaff | None = None  # none: the solutions, with the later exercises open
 
     def __str__(self) -> str:
-        return f"{'wheat' if self.right else 'chaff'} {self.chaff.exercise}: {self.chaff.what}"
+        return f"{self.kind} {self.exercise}: {self.chaff.what if self.chaff else 'while the later ones are open'}"
+
+    def files(self) -> dict[str, str]:
+        return submission(self.paper, self.chaff) if self.chaff else without_later(self.paper, self.exercise)
+
+
+def cases_of(paper: str) -> list[Case]:
+    """All that must hold of a paper's tests."""
+    ids = [exercise.id for exercise in exercises() if exercise.paper == paper]
+    return [
+        *(Case(paper, chaff.exercise, "chaff", chaff) for chaff in chaffs(paper)),
+        *(Case(paper, wheat.exercise, "wheat", wheat) for wheat in wheats(paper)),
+        *(Case(paper, id, "in order") for id in ids),
+    ]
 
 
 class Recorder:
@@ -77,9 +94,9 @@ def grade(case: Case, folder: Path) -> None:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         (folder / case.paper).mkdir()
-        for name, text in submission(case.paper, case.chaff).items():
+        for name, text in case.files().items():
             (folder / case.paper / name).write_text(text)
-        marker = f'exercise(id="{case.chaff.exercise}")'
+        marker = f'exercise(id="{case.exercise}")'
         tests = [str(path) for path in (ROOT / "tests" / case.paper).glob("test_*.py") if marker in path.read_text()]
         recorder = Recorder()
         options = ["-x", "-q", "--tb=no", "-p", "no:cacheprovider", f"--impl={folder}"]
@@ -130,7 +147,7 @@ def result(folder: Path, late: bool) -> dict:
 
 def verdict(case: Case, found: dict) -> str:
     """Why a result is not what it should be; "" where it is."""
-    if case.right:
+    if case.kind != "chaff":
         if found["code"] == 0 and found["passed"]:
             return ""
         return f"rejected by {found['failed'] or 'no test'}, exit code {found['code']}: {found['error'][:1000]}"
@@ -152,16 +169,12 @@ def main(argv: list[str] | None = None) -> None:
     os.chdir(ROOT)
     start, console = time.monotonic(), Console()
     cases = [
-        Case(paper, chaff, right)
-        for paper in args.papers or papers()
-        for right, all_of in ((False, chaffs), (True, wheats))
-        for chaff in all_of(paper)
-        if args.exercise in (None, chaff.exercise)
+        case for paper in args.papers or papers() for case in cases_of(paper) if args.exercise in (None, case.exercise)
     ]
     if not cases:
         parser.error(f"no chaffs for exercise {args.exercise}")
     for case in cases:
-        submission(case.paper, case.chaff)  # a replacement that does not fit is an error at once
+        case.files()  # a replacement that does not fit is an error at once
     for paper in {case.paper for case in cases}:
         preload(paper)
 
@@ -179,12 +192,12 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def table_of(graded: dict[Case, str]) -> Table:
-    """Chaffs rejected and wheats accepted, per exercise."""
-    table = Table("exercise", "chaffs rejected", "wheats accepted")
-    for exercise in sorted({case.chaff.exercise for case in graded}, key=order):
+    """Chaffs rejected, wheats accepted, and whether no later exercise is needed, per exercise."""
+    table = Table("exercise", "chaffs rejected", "wheats accepted", "done in its turn")
+    for exercise in sorted({case.exercise for case in graded}, key=order):
         row = []
-        for right in (False, True):
-            whys = [why for case, why in graded.items() if (case.chaff.exercise, case.right) == (exercise, right)]
+        for kind in ("chaff", "wheat", "in order"):
+            whys = [why for case, why in graded.items() if (case.exercise, case.kind) == (exercise, kind)]
             row.append(f"{whys.count('')} / {len(whys)}")
         table.add_row(exercise, *row)
     return table

@@ -479,6 +479,17 @@ def test_decode_off_leaves_out_the_picture_only():
 
 
 @pytest.mark.exercise(id="1.14")
+def test_each_dream_of_a_batch_is_told_whether_it_begins():
+    """With restart_input M's last input is the dream's own is_first, not that of its neighbours."""
+    agent = make_agent("left_right", restart_input=True, controller_input="zch")
+    state = {**make_state(3), "z": torch.randn(3, LATENT), "is_first": torch.tensor([False, True, False])}
+    seen = watch_lstm(agent)
+    step = agent.dream_step(state, torch.eye(3))
+    assert seen[-1][:, 0, -1].tolist() == [0, 1, 0]
+    assert not step.state["is_first"].any(), "no later step is a first one"
+
+
+@pytest.mark.exercise(id="1.14")
 def test_dream_step_agrees_with_the_official_doom_environment():
     """The official dream of VizDoom: h, c, the reward of 1 and the end. Its first step is told that it is the first."""
     g = golden("wm_doom_dream_step")

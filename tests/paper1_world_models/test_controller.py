@@ -69,6 +69,8 @@ def test_box_and_discrete_by_hand():
         numbers(u.tanh().softmax(-1)): "this is a softmax: the action is the one-hot vector of the largest score",
     }
     expect_close(squash(u, "discrete"), [[0, 1, 0], [0, 0, 1]], mistakes=mistakes, what="discrete")
+    tie = squash(torch.zeros(2, 3), "discrete")
+    expect_close(tie.sum(-1), 1.0, mistakes={3.0: "scores that are equal, as all are at first, give one action"})
 
 
 @pytest.mark.exercise(id="1.11")

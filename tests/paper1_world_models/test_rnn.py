@@ -1,5 +1,6 @@
 """M, the memory model: exercises 1.6 to 1.10. Read a test beside the docstring of the function that it tests."""
 
+import copy
 import math
 
 import numpy as np
@@ -722,8 +723,8 @@ def test_padding_has_no_say_in_the_loss():
 def clipped_step(model: rnn.MDNRNN, batch: rnn.SequenceBatch, clip_value: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The raw gradient of the loss, and how far one SGD step with learning rate 1 moves the weights, both flat."""
     flat = lambda tensors: torch.cat([tensor.detach().flatten() for tensor in tensors])
-    parameters = list(model.parameters())
-    gradient = flat(torch.autograd.grad(rnn.rnn_loss(model, batch)["loss"], parameters))
+    parameters, untouched = list(model.parameters()), copy.deepcopy(model)  # no hook comes along
+    gradient = flat(torch.autograd.grad(rnn.rnn_loss(untouched, batch)["loss"], list(untouched.parameters())))
     before = flat(parameters)
     rnn.rnn_train_step(model, batch, torch.optim.SGD(parameters, 1.0), clip_value)
     return gradient, before - flat(parameters)
@@ -749,6 +750,17 @@ def test_gradient_is_clipped_entry_by_entry(clip_value):
     if clip_value == 1:
         del mistakes[numbers(gradient.clamp(-1, 1))]
     expect_close(step, clipped, atol=1e-4, mistakes=mistakes, what="one SGD step, learning rate 1")
+
+
+@pytest.mark.exercise(id="1.10")
+def test_each_step_clips_at_its_own_value():
+    """A step leaves nothing behind that would clip the next one, such as a hook."""
+    model = make_model()
+    batch = random_batch(model)
+    clipped_step(model, batch, 1e-4)
+    gradient, step = clipped_step(model, batch, 1000.0)
+    mistakes = {numbers(gradient.clamp(-1e-4, 1e-4)): "the clip_value of an earlier step is still at work"}
+    expect_close(step, gradient, atol=1e-4, mistakes=mistakes, what="the second SGD step, learning rate 1")
 
 
 @pytest.mark.exercise(id="1.10")

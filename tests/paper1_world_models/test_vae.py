@@ -57,6 +57,15 @@ def test_any_leading_axes_and_sizes(shape):
 
 
 @pytest.mark.exercise(id="1.1")
+@pytest.mark.parametrize("brightest", [0, 1, 2])
+def test_dark_frames_are_scaled_like_all_others(brightest):
+    """What a byte means must not depend on the frame that it is in."""
+    frame = torch.full((2, 2, 3), brightest, dtype=torch.uint8)
+    mistakes = {1.0: "this dark frame was taken for one that is scaled already: bytes always are divided by 255"}
+    expect_close(vae.preprocess(frame), brightest / 255, atol=1e-7, mistakes=mistakes, what="a dark frame")
+
+
+@pytest.mark.exercise(id="1.1")
 def test_output_is_float32_and_the_frames_are_left_alone():
     """The replay's own frames are passed in: changing them in place would spoil the data."""
     frames = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
