@@ -732,6 +732,14 @@ RNN_CHAFFS = [
         "torch.randn_like(mu[..., 0]) if normal is None else normal",
         "torch.randn_like(mu[..., 0])",
     ),
+    Chaff(
+        "1.8",
+        "noise that is given alone is drawn anew (blind trial)",
+        "rnn.py",
+        "uniform = torch.rand_like(mu[..., 0]) if uniform is None else uniform",
+        "if normal is None or uniform is None:\n"
+        "        uniform, normal = torch.rand_like(mu[..., 0]), torch.randn_like(mu[..., 0])",
+    ),
     # ---- 1.9 ----
     Chaff("1.9", "the action before", "rnn.py", 'rows["prev_action"][:, 1:]', 'rows["prev_action"][:, :-1]'),
     Chaff(

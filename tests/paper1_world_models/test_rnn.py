@@ -481,6 +481,23 @@ def test_dream_agrees_with_the_official_doom_environment():
 
 
 @pytest.mark.exercise(id="1.8")
+@pytest.mark.parametrize("given", ["uniform", "normal"])
+def test_noise_that_is_given_is_used_and_the_other_drawn(given):
+    """Two equal components at -50 and 50: the uniform noise alone decides the sign, the normal one the rest."""
+    logpi = log_weights(0.5, 0.5).expand(20, 2, 2)
+    mu = torch.tensor([-50.0, 50.0]).expand(20, 2, 2)
+    noise = {"uniform": torch.rand(20, 2), "normal": torch.randn(20, 2)}
+    z = rnn.mdn_sample(logpi, mu, torch.zeros_like(mu), 1.0, **{given: noise[given]})
+    sign = torch.where(noise["uniform"] <= 0.5, -1.0, 1.0)
+    if given == "uniform":
+        expect_close(z.sign(), sign, what="which component the given uniform noise picks")
+        assert (z - 50 * sign).std() > 0.5, "the normal noise is missing"
+    else:
+        expect_close(z - 50 * z.sign(), noise["normal"], what="the given normal noise")
+        assert 0 < (z > 0).sum() < 40, "the component is not drawn"
+
+
+@pytest.mark.exercise(id="1.8")
 def test_low_temperature_gives_the_heaviest_mean():
     """Towards temperature 0 nothing is left to chance, also where the noise is drawn inside."""
     logpi = log_weights(0.3, 0.6, 0.1).expand(2, 4, 3, 3)
