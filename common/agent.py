@@ -36,8 +36,9 @@ class Agent(Protocol):
     def act(self, obs: Rows, state: State, *, explore: bool) -> tuple[Float[np.ndarray, "batch action"], State]:
         """Choose actions for a batch of rows, as a replay row stores them; the state restarts where `is_first`."""
 
-    def learn(self, replay: ReplayBuffer, step: int) -> dict[str, float]:
-        """Train whatever is due after `step` environment frames; returns metrics under their names in the log."""
+    def learn(self, replay: ReplayBuffer, step: int) -> dict[str, float | Tensor]:
+        """Train whatever is due after `step` environment frames; returns metrics under their names in the log, tensors
+        of one element where reading them would make a GPU wait."""
 
     def reconstruct(self, batch: Rows) -> UInt8[np.ndarray, "batch time height width channels"]:
         """What the model keeps of the images of a batch of sequences."""
@@ -55,9 +56,14 @@ class Agent(Protocol):
     def feat(self, state: State) -> Float[Tensor, "batch feat"]:
         """What the policy sees of a dream's state."""
 
-    def state_dict(self) -> dict: ...
+    def weights(self) -> dict:
+        """What playing and dreaming need: {network: its state_dict}, for model.pt."""
 
-    def load_state_dict(self, state: dict) -> None: ...
+    def state_dict(self) -> dict:
+        """What training goes on from: weights, optimisers, counters."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take what `state_dict` or `weights` gave."""
 
 
 def load_agent(

@@ -1,5 +1,6 @@
 """Act, store, learn; log, evaluate, save: the loop in which the agents of papers 2 to 5 live."""
 
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -75,6 +76,7 @@ def train(agent: Agent, config: RunnerConfig, folder: Path, paper: str) -> None:
             run.play()
             print(f"trained agent: {folder / 'model.pt'}")
         except Stopped:
+            run.log()
             run.save()
             print(f"stopped; go on with --resume {folder}")
         finally:
@@ -100,6 +102,8 @@ class Run:
             saved = load_checkpoint(self.checkpoint, paper=self.paper, device=self.agent.device)
             self.agent.load_state_dict(saved["agent"])
             self.replay.restore()
+        else:  # a run that was killed within its first save begins anew
+            shutil.rmtree(self.replay.directory, ignore_errors=True)
         self.ticks = saved["ticks"]  # steps of the loop
         self.logger = Logger(self.folder, resume_step=saved["agent_steps"])
         envs = make_vec_env(
@@ -109,6 +113,8 @@ class Run:
         self.stream.frames, self.stream.agent_steps = saved["frames"], saved["agent_steps"]
         side_by_side = config.eval_episodes if steps_as_batch(config.env) else 1
         self.eval_stream = RowStream(make_vec_env(config.env, side_by_side, **config.env_options()))
+        networks = self.agent.weights().values()
+        self.parameters = sum(weight.numel() for network in networks for weight in network.values())
         self.pending: dict[str, list] = defaultdict(list)  # since the last line of the log
         self.last: dict[str, float] = {}  # that line
         self.shown: dict[str, str] = {}
@@ -127,7 +133,7 @@ class Run:
             while stream.frames < config.steps:
                 self.ticks += 1
                 before = stream.frames
-                random.rng = seeded(config.seed, PLAY, self.ticks)
+                random.rng = seeded(config.seed, PLAY, self.ticks)  # torch's generator, too
                 if before < config.prefill:
                     action, _ = random.act(rows, {})
                 else:
@@ -147,9 +153,9 @@ class Run:
                     self.evaluate()
                 if self.passed(config.log_every, before):
                     bar.set_postfix(self.log())
+                    if time.monotonic() - self.saved_at > SAVE_SECONDS:
+                        self.save()
                 bar.update(stream.frames - before)
-                if time.monotonic() - self.saved_at > SAVE_SECONDS:
-                    self.save()
                 self.stop.check()
         if "policy/eval_return" not in self.last:  # the last evaluation is of the agent that is kept
             self.evaluate()
@@ -185,6 +191,7 @@ class Run:
         now, steps = time.monotonic(), self.stream.agent_steps
         if steps > self.logged_steps:
             means["efficiency/seconds_per_step"] = (now - self.logged_at) / (steps - self.logged_steps)
+        means["efficiency/parameters"] = self.parameters
         means["efficiency/memory_mib"] = peak_memory_mib()
         means["efficiency/gpu_memory_mib"] = peak_gpu_memory_mib()
         self.logged_at, self.logged_steps = now, steps
@@ -194,8 +201,10 @@ class Run:
         return self.shown
 
     def save(self) -> None:
-        """Replay, agent and counters, each file in one stroke; what was noted is logged first."""
-        self.log()
+        """Replay, agent and counters, each file in one stroke.
+
+        Killed between the replay and the rest, the next run finds a few rows more than it remembers to have played.
+        """
         self.replay.save()
         counters = {"frames": self.stream.frames, "agent_steps": self.stream.agent_steps, "ticks": self.ticks}
         save_checkpoint(self.checkpoint, self.payload() | {"agent": self.agent.state_dict()} | counters)

@@ -139,7 +139,7 @@ PRESETS = {
         train_every=100,
         train_steps=10,
         model_lr=1e-3,
-        actor_lr=3e-4,
+        actor_lr=1e-4,
         value_lr=3e-4,
     ),
     "paper": Config(),

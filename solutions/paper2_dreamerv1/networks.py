@@ -187,7 +187,7 @@ class OneHot:
         gumbel = -torch.empty(*shape, *self.logits.shape, device=self.logits.device).exponential_().log()
         sample = F.one_hot((self.logits + gumbel).argmax(-1), self.logits.shape[-1])
         probs = self.logits.exp()
-        return sample + probs - probs.detach()
+        return sample + (probs - probs.detach())  # these two cancel exactly: the sample stays one-hot
 
     def log_prob(self, action: Float[Tensor, "*more action"]) -> Float[Tensor, "*summed"]:
         return (self.logits * action).sum(-1)
