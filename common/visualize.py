@@ -47,8 +47,11 @@ def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, r
     agent, config = load_agent(path, agent_class, config_class, paper=paper, device=pick_device(options.device))
     torch.manual_seed(options.seed)
     episodes = real_episodes(agent, config, options.num_dreams, options.seed)
-    for written in draw(agent, episodes, path.parent, options):
-        print(f"written: {written}")
+    if "image" in episodes[0]:
+        for written in draw(agent, episodes, path.parent, options):
+            print(f"written: {written}")
+    else:
+        print("this agent observes no images: there is only its learning curve to draw")
     if curve := learning_curve(path.parent, config.env):
         print(f"written: {curve}")
 

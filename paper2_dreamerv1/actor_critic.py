@@ -1,4 +1,4 @@
-"""Learning behaviour in imagination (paper, section 4): act in the model, sum what it promises, climb its gradient."""
+"""Learning behaviour in imagination (paper, section 3): act in the model, sum what it promises, climb its gradient."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ def imagine(
     state AFTER actions[:, k]: the start itself is not among them.
     What gradient may do: it flows from every state back through the actions and states before it (that is how
     the actor learns), but not into the start, and not through what the actor SEES: its input is detached, so that
-    an action is a function of the actor's weights alone.
+    an action's gradient goes to the actor's weights alone.
     """
     # TODO 2.11: act in the model
     raise NotImplementedError("exercise 2.11: act in the model")
@@ -55,7 +55,7 @@ def discount_weights(discount: Float[Tensor, "starts steps"]) -> Float[Tensor, "
 class BehaviourLosses(NamedTuple):
     actor: Float[Tensor, ""]
     value: Float[Tensor, ""]
-    returns: Float[Tensor, "starts steps"]
+    returns: Float[Tensor, "starts steps"]  # of the horizon - 1 states before the last
 
 
 def behaviour_losses(
@@ -68,7 +68,8 @@ def behaviour_losses(
     """The losses of actor and critic on imagined states (paper, equations 7 and 8; official dreamer.py).
 
     critic(feat) gives values (starts, horizon). The last state's value is the bootstrap, so returns, weights and
-    losses are about the horizon - 1 states before it. Both losses are means over starts and steps.
+    losses are about the horizon - 1 states before it, and its reward and discount are not used. Both losses are means
+    over starts and steps.
     - actor: minus the weighted returns. Gradient flows through rewards, values and discounts into the
       states, through them into the actions, and so into the actor
     - value: the weighted `normal_nll` of the returns under the critic's prediction. Neither the returns nor the states

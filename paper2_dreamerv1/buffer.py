@@ -13,7 +13,7 @@ def sample_starts(
     """Where to cut `batch` chunks of `length` rows, as (stream, t) of their first rows.
 
     episodes: the replay's index, a structured array with fields `stream`, `start` (t of the first row) and `length`
-    (rows). Official tools.py, load_episodes:
+    (rows so far: an episode may still be running). Official tools.py, load_episodes:
     - first an episode, uniformly among those of at least `length` rows, whatever their length; for each chunk anew
     - then the start, uniformly among all that keep the chunk inside the episode: its first and its LAST row are both in
       reach (the official code never samples the last, and with it most terminal rows)

@@ -70,7 +70,7 @@ class WorldModel(nn.Module):
 def world_model_loss(
     model: WorldModel, batch: dict[str, Tensor], noise: Float[Tensor, "batch time stoch"] | None = None
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]], rssm.State]:
-    """(loss, its parts, posteriors) on a batch of chunks (paper, equation 10; official dreamer.py).
+    """(loss, its parts, posteriors) on a batch of chunks (paper, section 4; official dreamer.py).
 
     batch: rows as tensors (batch, time, ...): `image` and/or `vector`, preprocessed, whichever the model has decoders
     for; `prev_action`; `reward`; `is_terminal`. noise: for `observe`.
@@ -141,7 +141,8 @@ class DreamerV1Agent:
 
     @torch.no_grad()
     def act(self, obs: Rows, state: State, *, explore: bool) -> tuple[Float[np.ndarray, "batch action"], State]:
-        """See, update the state, choose. Exploring: a sample and noise, or now and then a random choice."""
+        """See, update the state, choose. Exploring: a sample and noise, or now and then a random choice; else the mode,
+        which for continuous actions is the likeliest of 100 samples."""
         keep = ~torch.as_tensor(obs["is_first"], device=self.device)[:, None]
         prev = rssm.State(**{key: value * keep for key, value in state.items()})
         batch = self.to_tensors(obs)
@@ -206,7 +207,7 @@ class DreamerV1Agent:
             )
             reward, discount = self.model.reward(feat), self.model.discount(feat)
             losses = behaviour_losses(feat, reward, discount, self.critic, self.config.lam)
-            gradients["actor"] = self.gradient(losses.actor, "actor", retain_graph=True)
+            gradients["actor"] = self.gradient(losses.actor, "actor")
             gradients["critic"] = self.gradient(losses.value, "critic")
             metrics["policy/actor_loss"] = losses.actor.detach()
             metrics["policy/value_loss"] = losses.value.detach()
@@ -219,10 +220,10 @@ class DreamerV1Agent:
         self.updates += 1
         return metrics
 
-    def gradient(self, loss: Tensor, name: str, retain_graph: bool = False) -> tuple[Tensor, ...]:
+    def gradient(self, loss: Tensor, name: str) -> tuple[Tensor, ...]:
         """The loss's gradient in one network's weights alone: nothing is left behind in the others."""
         network = {"model": self.model, "actor": self.actor, "critic": self.critic}[name]
-        return torch.autograd.grad(loss, list(network.parameters()), retain_graph=retain_graph)
+        return torch.autograd.grad(loss, list(network.parameters()))
 
     def apply(self, name: str, gradient: tuple[Tensor, ...]) -> Float[Tensor, ""]:
         """Clip a gradient to its largest norm and take the optimiser's step; returns the norm before."""

@@ -25,17 +25,20 @@ class Config(RunnerConfig):
     """Environment frames of random actions before training (TF2; paper: 5 episodes)."""
     eval_every: int = 10_000
     eval_episodes: int = 10
-    """TF2 plays one."""
+    """Episodes of an evaluation, the same ones each time (TF2 plays one)."""
 
     # World model (TF2 models.py)
+
     deter: int = 200
+    """Size of the deterministic state."""
     stoch: int = 30
+    """Size of the stochastic state."""
     hidden: int = 200
     """Units of the RSSM's hidden layers."""
     depth: int = 32
     """Channels of the first convolution."""
     units: int = 400
-    """Units of the dense heads, of actor and critic (the paper's text says 300)."""
+    """Units of the dense heads, of actor and critic."""
     reward_layers: int = 2
     value_layers: int = 3
     actor_layers: int = 4
@@ -58,15 +61,19 @@ class Config(RunnerConfig):
     """tanh: the paper's choice for Atari."""
 
     # Behaviour
+
     horizon: int = 15
+    """Imagined steps."""
     discount: float = 0.99
     lam: float = 0.95
+    """Lambda of the lambda-returns."""
     actor_delay: int = 0
     """Updates of the world model before actor and critic begin to learn (0: the paper)."""
 
     # Exploration
+
     exploration: Literal["sample", "mode"] = "sample"
-    """Noise is added to a sample of the policy (TF1, TF2), or to its mode (the paper's text)."""
+    """What noise is added to: a sample of the policy (TF1, TF2), or its mode."""
     expl_noise: float = 0.3
     """Standard deviation of the noise on continuous actions."""
     epsilon: float = 0.4
@@ -76,7 +83,9 @@ class Config(RunnerConfig):
     """Updates until epsilon has fallen."""
 
     # Training (TF2 dreamer.py)
+
     batch: int = 50
+    """Chunks in a training batch."""
     length: int = 50
     """Rows of a training chunk."""
     train_every: int = 1000
@@ -143,7 +152,7 @@ PRESETS = {
         value_lr=3e-4,
     ),
     "paper": Config(),
-    # The paper's second experiment: Atari and DMLab (TF1's blocks for discrete actions and continuation).
+    # The paper's second experiment, Atari and DMLab: a shorter horizon, a smaller KL and squashed rewards.
     "paper_discrete": Config(
         env="atari_boxing",
         steps=20_000_000,

@@ -23,7 +23,7 @@ class State(NamedTuple):
 
     @property
     def feat(self) -> Float[Tensor, "*batch feat"]:
-        """What heads, actor and critic see."""
+        """What heads, actor and critic see: [deter, stoch]."""
         return torch.cat([self.deter, self.stoch], -1)
 
 
@@ -43,7 +43,7 @@ def gaussian(
 
 
 class RSSM(nn.Module):
-    """Gaussian RSSM (paper, section 3 and A; official models.py). Hidden layers use ELU, there is no normalisation.
+    """Gaussian RSSM (paper, section 4 and appendix A; official models.py). Layers use ELU, nothing is normalised.
 
     Layers: img1 [stoch, action] -> hidden; cell, a GRU hidden -> deter; img2 deter -> hidden; img3 hidden -> prior's
     [mean | raw std]; obs1 [deter, embed] -> hidden; obs2 hidden -> posterior's [mean | raw std].
@@ -111,9 +111,9 @@ class RSSM(nn.Module):
         """(posteriors, priors) of whole sequences, each (batch, time, ...), from the initial state on.
 
         Row t has embed_t and the action that led to it. What is carried from step to step is the POSTERIOR.
-        It must give what a loop over `obs_step` gives. Only deter and the posterior's sample depend on the step before:
-        the rest (obs1's share of the embedding, img1's share of the action, all priors) can be computed for all steps
-        at once, outside of the loop, which makes it several times faster.
+        It must give what a loop over `obs_step` gives, and that loop is a right answer. But only deter and the
+        posterior's sample depend on the step before: the rest (obs1's share of the embedding, img1's share of the
+        action, all priors) can be computed for all steps at once, outside of the loop, which is several times faster.
         """
         noise = torch.randn(*embed.shape[:2], self.stoch, device=embed.device) if noise is None else noise
         ### BEGIN SOLUTION 2.9: over a whole sequence

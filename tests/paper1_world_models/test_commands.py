@@ -6,11 +6,7 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import imageio.v2 as imageio
@@ -20,65 +16,19 @@ import torch
 
 from common.metrics import read_metrics
 from paper1_world_models import train
+from tests.commands import Commands
 
 pytestmark = pytest.mark.slow
 
-FOLDER = Path(train.__file__).parent  # where the commands are typed
-PACKAGE = train.__name__.rpartition(".")[0]
+COMMANDS = Commands(train)
+FOLDER, run = COMMANDS.folder, COMMANDS.run
 MICRO = (
     "--env TinyRacer-v0 --steps 6000 --max-episode-steps 20 --epochs 2 --rnn-passes 2 --vae-depth 4 --vae-batch 128 "
     "--rnn-batch 8 --hidden-size 16 --sequence-length 16 --generations 20 --popsize 4 --episodes-per-candidate 1 "
     "--eval-every 8 --eval-episodes 3 --workers 1 --device cpu"
 )
 # train.py, with a checkpoint after every update instead of every minute
-SAVE_ALWAYS = f"import sys; from {PACKAGE} import run, train; run.SAVE_SECONDS = 0; train.main(sys.argv[1:])"
-
-
-class Command:
-    """`python ...`, typed in a folder; it is killed, and its workers too, when the block is left."""
-
-    def __init__(self, output: Path, line: str, folder: Path = FOLDER):
-        self.file = output
-        paths = [str(Path(train.__file__).parents[PACKAGE.count(".") + 1]), os.environ.get("PYTHONPATH", "")]
-        self.process = subprocess.Popen(
-            [sys.executable, *shlex.split(line)],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
-            stdout=output.open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a process group of its own, as a shell gives it
-        )
-
-    @property
-    def output(self) -> str:
-        return self.file.read_text(errors="replace")
-
-    def __enter__(self) -> "Command":
-        return self
-
-    def __exit__(self, *_) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    def wait(self, seconds: float = 600) -> int:
-        return self.process.wait(seconds)
-
-    def until(self, reached: Callable[[], bool], seconds: float = 300) -> None:
-        """Wait for a moment of the run; fails where the run ends before it."""
-        end = time.monotonic() + seconds
-        while not reached():
-            assert self.process.poll() is None, f"ended too early:\n{self.output[-2000:]}"
-            assert time.monotonic() < end, f"not reached in {seconds} s:\n{self.output[-2000:]}"
-            time.sleep(0.01)
-
-
-def run(output: Path, line: str, folder: Path = FOLDER) -> str:
-    """Run a command to its end, which must be a good one; returns what it printed."""
-    with Command(output, line, folder) as command:
-        code = command.wait()
-        assert code == 0, command.output[-3000:]
-        return command.output
+SAVE_ALWAYS = f"import sys; from {COMMANDS.package} import run, train; run.SAVE_SECONDS = 0; train.main(sys.argv[1:])"
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -109,7 +59,7 @@ def test_kill_minus_9_and_resume(stage, uninterrupted, tmp_path):
     folder = tmp_path / "run"
     begun = {"collect": "replay/replay.json", "V": "checkpoints/vae.pt", "C": "checkpoints/controller.pt"}[stage]
     beyond = {"collect": "checkpoints/vae.pt", "V": "checkpoints/rnn.pt", "C": None}[stage]
-    with Command(tmp_path / "1.txt", f"-c {shlex.quote(SAVE_ALWAYS)} {MICRO} --logdir {folder}") as command:
+    with COMMANDS.start(tmp_path / "1.txt", f"-c {shlex.quote(SAVE_ALWAYS)} {MICRO} --logdir {folder}") as command:
         command.until((folder / begun).exists)
         os.kill(command.process.pid, signal.SIGKILL)
         assert command.wait() == -signal.SIGKILL
@@ -128,7 +78,7 @@ def test_kill_minus_9_and_resume(stage, uninterrupted, tmp_path):
 
 def test_ctrl_c_saves_and_the_command_it_prints_goes_on(tmp_path):
     folder = tmp_path / "run"
-    with Command(tmp_path / "1.txt", f"train.py {MICRO} --logdir {folder}") as command:
+    with COMMANDS.start(tmp_path / "1.txt", f"train.py {MICRO} --logdir {folder}") as command:
         command.until(lambda: re.search(r"V: +\d+%.*recon=", command.output) is not None)
         os.killpg(command.process.pid, signal.SIGINT)  # as a terminal sends it: to all processes of the group
         assert command.wait() == 130
@@ -178,7 +128,7 @@ def children(pid: int) -> list[int]:
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks processes up in /proc")
 def test_kill_minus_9_leaves_no_worker_behind(tmp_path):
     options = "--env CarRacing-v3 --steps 300000 --max-episode-steps 40 --vae-depth 4 --workers 2 --device cpu"
-    with Command(tmp_path / "1.txt", f"train.py {options} --logdir {tmp_path}/run") as command:
+    with COMMANDS.start(tmp_path / "1.txt", f"train.py {options} --logdir {tmp_path}/run") as command:
         command.until(lambda: re.search(r"collect: .*[1-9]\d*/300000", command.output) is not None)
         workers = children(command.process.pid)
         assert len(workers) >= 2

@@ -158,7 +158,7 @@ def test_prior_knows_the_past_through_deter_alone():
 
 @pytest.mark.exercise(id="2.7")
 def test_every_row_has_its_own_noise():
-    """The official code draws one noise vector for the whole batch, certainly by mistake."""
+    """The official code draws one noise vector for the whole batch, almost certainly by mistake."""
     model, prev = make_rssm(), make_state(1)
     prev = rssm.State(*(x.expand(300, -1) for x in prev))
     prior = model.img_step(prev, torch.zeros(300, ACTION))
