@@ -40,7 +40,7 @@ def gaussian(
 
 
 class RSSM(nn.Module):
-    """Gaussian RSSM (paper, section 4 and appendix A; official models.py). Hidden layers use ELU; nothing is normalised.
+    """Gaussian RSSM (paper, section 4 and appendix A; official models.py). Layers use ELU, nothing is normalised.
 
     Layers: img1 [stoch, action] -> hidden; cell, a GRU hidden -> deter; img2 deter -> hidden; img3 hidden -> prior's
     [mean | raw std]; obs1 [deter, embed] -> hidden; obs2 hidden -> posterior's [mean | raw std].

@@ -111,10 +111,10 @@ PRESETS = {
     # Learns TinyReacher in minutes on two cores: the same modules, small.
     "tiny": Config(
         env="TinyReacher-v0",
-        steps=30_000,
+        steps=20_000,
         num_envs=8,
         prefill=1_000,
-        eval_every=5_000,
+        eval_every=2_500,
         eval_episodes=50,
         log_every=500,
         deter=128,
@@ -128,14 +128,14 @@ PRESETS = {
         free_nats=1.0,
         horizon=10,
         discount=0.95,
-        actor_delay=500,
-        batch=16,
+        actor_delay=600,
+        batch=8,
         length=16,
-        train_every=8,
+        train_every=4,
         train_steps=1,
         model_lr=2e-3,
-        actor_lr=5e-4,
-        value_lr=5e-4,
+        actor_lr=1e-3,
+        value_lr=3e-3,
     ),
     # Half the paper's networks and a fifth of its batch, for a laptop; with so few updates they may be larger.
     "small": Config(
