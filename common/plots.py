@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -85,6 +86,37 @@ def visualize_imagination(
     return plot_comparison(rows, path, title, captions=captions, framed=1)
 
 
+class Prediction(NamedTuple):
+    """What a model saw coming, step by step; errors are squared, means over pixels and over the sequences.
+
+    What follows the start of another episode is left out of them (nan where nothing is left).
+    """
+
+    images: UInt8[np.ndarray, "B horizon H W C"]
+    mse: Float[np.ndarray, " horizon"]
+    copy_mse: Float[np.ndarray, " horizon"]  # of a baseline: always the last frame seen
+    same_episode: Bool[np.ndarray, "B horizon"]
+
+
+def predict(agent: Agent, rows: Rows, context: int = 5) -> Prediction:
+    """Hold the model against reality: it sees `context` of the rows (B, T, ...), then only the actions really taken.
+
+    It gives its best guess, at a low temperature: a sample would be wrong even where the model is right about the odds.
+    """
+    truth = rows["image"]
+    if not 0 < context < truth.shape[1]:
+        raise ValueError(f"{truth.shape[1]} rows: context must be from 1 to {truth.shape[1] - 1}, not {context}")
+    seen = {name: values[:, :context] for name, values in rows.items()}
+    # The action taken at row t stands in row t + 1, as its prev_action.
+    actions = rows["prev_action"][:, context:]
+    predicted = dream(agent, seen, truth.shape[1] - context, actions=actions, temperature=0.01).images
+    copied = np.broadcast_to(truth[:, context - 1 : context], predicted.shape)
+    same_episode = np.cumsum(rows["is_first"][:, context:], axis=1) == 0
+    over_sequences = lambda errors: np.ma.array(errors, mask=~same_episode).mean(0).filled(np.nan)
+    mse, copy_mse = (over_sequences(_frame_errors(truth[:, context:], images)) for images in (predicted, copied))
+    return Prediction(predicted, mse, copy_mse, same_episode)
+
+
 def compare_predictions(
     agent: Agent, rows: Rows, path: str | Path, context: int = 5, max_columns: int = 16
 ) -> tuple[Path, Float[np.ndarray, " horizon"]]:
@@ -96,21 +128,10 @@ def compare_predictions(
     left out (nan where nothing is left).
     """
     truth = rows["image"]
-    steps = truth.shape[1]
-    if not 0 < context < steps:
-        raise ValueError(f"{steps} rows: context must be from 1 to {steps - 1}, not {context}")
+    predicted, mse, copy_mse, same_episode = predict(agent, rows, context)
     seen = {name: values[:, :context] for name, values in rows.items()}
-    # The action taken at row t stands in row t + 1, as its prev_action.
-    actions = rows["prev_action"][:, context:]
-    predicted = dream(agent, seen, steps - context, actions=actions).images
     model = np.concatenate([agent.reconstruct(seen), predicted], axis=1)
-    copied = np.broadcast_to(truth[:, context - 1 : context], predicted.shape)
-
-    same_episode = np.cumsum(rows["is_first"][:, context:], axis=1) == 0
-    over_sequences = lambda errors: np.ma.array(errors, mask=~same_episode).mean(0).filled(np.nan)
     errors = _frame_errors(truth, model)
-    mse = over_sequences(errors[:, context:])
-    copy_mse = over_sequences(_frame_errors(truth[:, context:], copied))
 
     b = int(same_episode.sum(1).argmax())
     end = context + int(same_episode[b].sum())

@@ -13,7 +13,7 @@ from common.config import BaseConfig, pick_device
 from common.errors import UserError, one_line_errors
 from common.evaluate import open_episodes, rollout
 from common.metrics import read_metrics
-from common.plots import compare_predictions, plot_curves, visualize_imagination, visualize_vae
+from common.plots import compare_predictions, plot_curves, predict, visualize_imagination, visualize_vae
 from common.tiny_envs import SCORES
 from common.video import error_frames, side_by_side, write_video
 
@@ -67,10 +67,10 @@ def learning_curve(run: Path, env_id: str) -> Path | None:
     return plot_curves({env_id: log}, run / "figures" / "learning_curve.png", y=y, baselines=baselines)
 
 
-def real_episodes(agent: Agent, config: BaseConfig, count: int, seed: int) -> list[Rows]:
-    """Episodes that the agent plays in its real environment, row by row."""
+def real_episodes(agent: Agent, config: BaseConfig, count: int, seed: int, max_steps: int | None = None) -> list[Rows]:
+    """Episodes that the agent plays in its real environment, row by row, or the first `max_steps` steps of them."""
     stream = open_episodes(config.env, count, **config.env_options())
-    played = rollout(agent, stream, [seed + i for i in range(count)], record=True)
+    played = rollout(agent, stream, [seed + i for i in range(count)], max_steps=max_steps, record=True)
     stream.envs.close()
     return played.rows
 
@@ -92,9 +92,7 @@ def draw(agent: Agent, episodes: list[Rows], folder: Path, options: VisualizeOpt
     for i, images in enumerate(imagined.images):
         frames = np.concatenate([starts["image"][i, -1:], images])
         written.append(write_video(videos / f"dream_{i}.gif", side_by_side(frames, titles=["dream"]), fps=15))
-    seen = {key: value[:, :context] for key, value in truth.items()}
-    model = dream(agent, seen, truth["reward"].shape[1] - context, truth["prev_action"][:, context:])
-    real, predicted = truth["image"][0, context:], model.images[0]
+    real, predicted = truth["image"][0, context:], predict(agent, truth, context).images[0]
     titles = ["reality", "predicted", "difference"]
     video = side_by_side(real, predicted, error_frames(real, predicted), titles=titles)
     written.append(write_video(videos / "predictions.gif", video, fps=15))

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 import tyro
 
-from common.agent import load_agent
+from common.agent import Agent, load_agent
+from common.checkpoint import load_checkpoint
+from common.config import BaseConfig
 from common.env_wrapper import spaces_of
 from common.errors import UserError, one_line_errors
 from common.evaluate import RandomPolicy, evaluate, summarise
 from common.metrics import read_metrics
-from common.plots import plot_curves
+from common.plots import plot_curves, predict
 from common.run_folder import read_config, read_sessions, write_json
 from common.tiny_envs import SCORES
 from common.visualize import VisualizeOptions, draw, real_episodes
@@ -53,6 +55,34 @@ class ConstantPolicy(RandomPolicy):
 
     def act(self, obs, state, *, explore=True):
         return self.action.repeat(len(obs["is_first"]), 0), {}
+
+
+def updates_of(run: Path, log: list[dict[str, float]]) -> int:
+    """Updates of a run: papers 2 to 5 keep their number beside the weights, World Models counts them in its log."""
+    checkpoint = run / "checkpoints" / "latest.pt"
+    return load_checkpoint(checkpoint)["agent"]["updates"] if checkpoint.exists() else int(log[-1]["step"])
+
+
+def prediction(agent: Agent, config: BaseConfig, episodes: int = 50, context: int = 5, horizon: int = 15) -> dict:
+    """How the model's open-loop prediction compares with always showing the last frame seen, on new episodes.
+
+    Mean squared error per pixel at the last of `horizon` steps; nothing where the agent observes no images.
+    """
+    played = real_episodes(agent, config, episodes, EVAL_SEED, max_steps=context + horizon - 1)
+    rows = [each for each in played if len(each["reward"]) >= context + horizon]
+    if not rows or "image" not in rows[0]:
+        return {}
+    rows = {key: np.stack([each[key][: context + horizon] for each in rows]) for key in rows[0]}
+    predicted = predict(agent, rows, context)
+    return {
+        "prediction": {
+            "episodes": len(rows["reward"]),
+            "context": context,
+            "steps": horizon,
+            "error_at_last": float(predicted.mse[-1]),
+            "copy_last_frame_error_at_last": float(predicted.copy_mse[-1]),
+        }
+    }
 
 
 def table() -> str:
@@ -108,12 +138,13 @@ def main(argv: list[str] | None = None) -> None:
         torch.manual_seed(EVAL_SEED)
         played, score = evaluate(agent, env_id, options.episodes, seed=EVAL_SEED, **config.env_options())
         seeds.append(
-            {
+            prediction(agent, config)
+            | {
                 "seed": config.seed,
                 "evaluation": score,
                 "evaluation_returns": played.returns.round(3).tolist(),
                 "frames": log[-1]["frames"],
-                "updates": log[-1]["step"],
+                "updates": updates_of(run, log),
                 "wall_seconds": log[-1]["wall_seconds"],
                 "sessions": read_sessions(run),
             }
@@ -150,8 +181,9 @@ def main(argv: list[str] | None = None) -> None:
     plot_curves({env_id: logs}, folder / "learning_curve.png", y="policy/eval_return", baselines=baselines)
     agent, config = load_agent(options.runs[0] / "model.pt", agent_class, config_class, paper=paper)
     torch.manual_seed(EVAL_SEED)
-    pictures = VisualizeOptions()
-    draw(agent, real_episodes(agent, config, 3, EVAL_SEED), folder, pictures)
+    episodes = real_episodes(agent, config, 3, EVAL_SEED)
+    if "image" in episodes[0]:
+        draw(agent, episodes, folder, VisualizeOptions())
     for extra in sorted((folder / "videos").glob("dream_*.gif"))[1:]:
         extra.unlink()  # one dream is enough to commit
     for run in options.runs:
