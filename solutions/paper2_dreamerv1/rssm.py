@@ -113,7 +113,7 @@ class RSSM(nn.Module):
         Row t has embed_t and the action that led to it. What is carried from step to step is the POSTERIOR.
         It must give what a loop over `obs_step` gives, and that loop is a right answer. But only deter and the
         posterior's sample depend on the step before: the rest (obs1's share of the embedding, img1's share of the
-        action, all priors) can be computed for all steps at once, outside of the loop, which is several times faster.
+        action, all priors) can be computed for all steps at once, outside of the loop.
         """
         noise = torch.randn(*embed.shape[:2], self.stoch, device=embed.device) if noise is None else noise
         ### BEGIN SOLUTION 2.9: over a whole sequence
