@@ -15,6 +15,7 @@ from paper2_dreamerv1 import agent as agent_module
 from paper2_dreamerv1 import rssm
 from paper2_dreamerv1.agent import DreamerV1Agent, WorldModel, world_model_loss
 from paper2_dreamerv1.config import PRESETS, Config
+from paper2_dreamerv1.networks import preprocess
 from tests.helpers import expect_close, golden, numbers
 
 SMALL = {"deter": 6, "stoch": 3, "hidden": 5, "depth": 2, "units": 7, "batch": 3, "length": 5, "horizon": 4}
@@ -46,6 +47,12 @@ def make_rows(batch: int = 3, time: int = 5, actions: int = 2, vector: bool = Fa
     if vector:
         rows["vector"] = rng.standard_normal((batch, time, 4)).astype(np.float32)
     return rows
+
+
+def make_batch(vector: bool = False) -> dict[str, torch.Tensor]:
+    """Rows as the world model takes them."""
+    batch = {key: torch.as_tensor(value) for key, value in make_rows(vector=vector).items()}
+    return {**batch, "image": preprocess(batch["image"])}
 
 
 class Fixed(nn.Module):
@@ -84,6 +91,7 @@ def official_model(use_continue: bool, free_nats: float) -> tuple[WorldModel, di
         "prev_action": torch.zeros(2, 4, 2),
         "reward": torch.tensor(g["reward"]),
         "is_terminal": torch.tensor(g["discount"] == 0),
+        "is_last": torch.ones(2, 4, dtype=torch.bool),  # where an episode is cut off, it has not ended
     }
     return model, g, batch
 
@@ -92,9 +100,11 @@ def official_model(use_continue: bool, free_nats: float) -> tuple[WorldModel, di
 @pytest.mark.parametrize("use_continue", [False, True])
 @pytest.mark.parametrize("free_nats", [3.0, 0.5])
 def test_loss_agrees_with_the_official_code(use_continue, free_nats):
+    """The gradient in posteriors and priors, too, to which only the KL contributes here: it moves both."""
     model, g, batch = official_model(use_continue, free_nats)
     loss, parts, _ = world_model_loss(model, batch)
-    expected = g[f"{'' if use_continue else 'no'}pcont_free{free_nats}_model_loss"]
+    case = f"{'' if use_continue else 'no'}pcont_free{free_nats}"
+    expected = g[f"{case}_model_loss"]
     per_pixel = 0.5 * np.square(g["image_mean"] - g["image"]) + 0.5 * np.log(2 * np.pi)
     mistakes = {
         float(expected - per_pixel.sum((2, 3, 4)).mean() + per_pixel.mean()): "the MEAN over the pixels is taken",
@@ -113,6 +123,12 @@ def test_loss_agrees_with_the_official_code(use_continue, free_nats):
     assert parts.keys() == names
     total = sum(value for name, value in parts.items() if name != "raw_kl")
     expect_close(loss, total, what="the loss, as the sum of its parts")
+    post, prior = model.rssm.observe()
+    leaves = {"post_mean": post.mean, "post_std": post.std, "prior_mean": prior.mean, "prior_std": prior.std}
+    gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    for name, gradient in zip(leaves, gradients, strict=True):
+        mistakes = {0.0: "the KL has no gradient here: it moves posterior and prior"}
+        expect_close(gradient, g[f"{case}_grad_{name}"], atol=1e-6, mistakes=mistakes, what=f"gradient in {name}")
 
 
 @pytest.mark.exercise(id="2.15")
@@ -127,6 +143,7 @@ def test_every_part_by_hand():
     }
     model.decoders["image"], model.reward = Fixed(torch.full((3, 5, 3, 64, 64), 0.5)), Fixed(torch.zeros(3, 5))
     assert model.cont is None, "dm_control has no continue head"
+    before = {key: value.clone() for key, value in batch.items()}
     loss, parts, _ = world_model_loss(model, batch)
     mistakes = {1.04394: "the MEAN over the pixels is taken", 12827.92 * 15: "the sum over batch and time is taken"}
     expect_close(parts["image"], 12827.92, mistakes=mistakes, what="image")
@@ -135,19 +152,30 @@ def test_every_part_by_hand():
     assert parts["kl"] >= 3
     assert "cont" not in parts
     expect_close(loss, parts["image"] + parts["reward"] + parts["kl"], what="loss")
+    assert batch.keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in batch.items()), "the caller's batch is changed"
 
 
 @pytest.mark.exercise(id="2.15")
-def test_soft_label_of_the_continue_head():
+@pytest.mark.parametrize(
+    ("discount", "goes_on"),
+    [(0.99, {0.0: 0.6931, 4.595: 0.0560, 9.0: 0.0902}), (0.9, {0.0: 0.6931, 2.197: 0.3251, 9.0: 0.9001})],
+)
+def test_soft_label_of_the_continue_head(discount, goes_on):
     """Logit 0 costs ln 2 whatever the label; at logit ln(0.99 / 0.01) a row that goes on costs least, 0.0560."""
-    model = WorldModel(Config(env="TinyReacher-v0", **SMALL, continue_scale=1.0), IMAGE, 2)
-    batch = make_agent().to_tensors(make_rows())
+    model = WorldModel(Config(env="TinyReacher-v0", **SMALL, discount=discount, continue_scale=1.0), IMAGE, 2)
+    batch = make_batch()
     batch["is_terminal"] = torch.zeros(3, 5, dtype=torch.bool)
-    for logit, expected in ((0.0, 0.6931), (4.595, 0.0560), (9.0, 0.0902)):
+    before = batch["is_terminal"].clone()
+    for logit, expected in goes_on.items():
         model.cont = Fixed(torch.full((3, 5), logit))
         _, parts, _ = world_model_loss(model, batch)
-        mistakes = {0.01005: "the label is 1: it is config.discount", 0.000123: "the label is 1: it is config.discount"}
+        softplus = float(np.log1p(np.exp(logit)))
+        mistakes = {softplus - logit: "the label is 1: it is config.discount"}
+        if discount != 0.99:
+            mistakes[softplus - 0.99 * logit] = "config.discount is not used"
         expect_close(parts["cont"], expected, rtol=2e-3, mistakes=mistakes, what=f"cont at logit {logit}")
+        assert torch.equal(batch["is_terminal"], before), "the caller's batch is changed"
     batch["is_terminal"][:] = True
     model.cont = Fixed(torch.full((3, 5), 2.0))
     _, parts, _ = world_model_loss(model, batch)
@@ -162,7 +190,6 @@ def test_soft_label_of_the_continue_head():
         ({"kl_scale": 0.1}, 2.6219),
         ({"free_nats": 50.0}, 50.0),
         ({"free_nats": 50.0, "kl_scale": 0.1}, 5.0),
-        ({"free_nats": 20.0, "free_before_mean": True}, 26.219),
     ],
 )
 def test_config_decides_the_kl(options, kl):
@@ -171,11 +198,24 @@ def test_config_decides_the_kl(options, kl):
         torch.zeros(3, 5, 6), torch.zeros(3, 5, 30), torch.full((3, 5, 30), mean), torch.full((3, 5, 30), std)
     )
     model.rssm.observe = lambda *args, **kwargs: (full(0.5, 0.3), full(0.0, 1.0))
-    _, parts, _ = world_model_loss(model, make_agent().to_tensors(make_rows()))
+    _, parts, _ = world_model_loss(model, make_batch())
     mistakes = {157.214: "posterior and prior are swapped", 26.219: "kl_scale or free_nats of the config is not used"}
     mistakes.pop(kl, None)
     expect_close(parts["kl"], kl, mistakes=mistakes, what="kl")
     expect_close(parts["raw_kl"], 26.219, what="raw_kl: neither scaled nor clipped")
+
+
+@pytest.mark.exercise(id="2.15")
+@pytest.mark.parametrize(("free_before_mean", "kl"), [(False, 4.0), (True, 5.8)])
+def test_config_decides_where_nats_are_free(free_before_mean, kl):
+    """KL 10, 10, 0, 0, 0 along time: its mean is 4, above 3; with the max first it is (10 + 10 + 3 + 3 + 3) / 5."""
+    model = WorldModel(Config(env="dmc_walker_walk", **SMALL, free_before_mean=free_before_mean), IMAGE, 2)
+    prior = rssm.State(torch.zeros(3, 5, 6), torch.zeros(3, 5, 3), torch.zeros(3, 5, 3), torch.ones(3, 5, 3))
+    mean = torch.tensor([10.0, 10, 0, 0, 0]).mul(2 / 3).sqrt()[None, :, None].expand(3, 5, 3)
+    model.rssm.observe = lambda *args, **kwargs: (prior._replace(mean=mean), prior)
+    _, parts, _ = world_model_loss(model, make_batch())
+    mistakes = {4.0 if free_before_mean else 5.8: "free_before_mean of the config is not used"}
+    expect_close(parts["kl"], kl, mistakes=mistakes, what="kl")
 
 
 @pytest.mark.exercise(id="2.15")
@@ -187,8 +227,8 @@ def test_balance_reaches_the_kl():
         for i, parameter in enumerate(model.parameters()):
             torch.manual_seed(i)
             nn.init.normal_(parameter, std=0.1)
-        _, parts, _ = world_model_loss(model, make_agent().to_tensors(make_rows()), torch.zeros(3, 5, 3))
-        (gradient,) = torch.autograd.grad(parts["kl"], model.rssm.img3.bias)
+        loss, _, _ = world_model_loss(model, make_batch(), torch.zeros(3, 5, 3))
+        (gradient,) = torch.autograd.grad(loss, model.rssm.img3.bias)  # only the KL knows the prior
         norms[balance] = gradient.norm()
     expect_close(norms[0.8] / norms[None], 0.8, rtol=1e-3, mistakes={1.0: "kl_balance of the config is not used"})
 
@@ -197,20 +237,21 @@ def test_balance_reaches_the_kl():
 def test_heads_see_the_posteriors():
     """Not the priors, and with gradient: the heads teach the posterior what matters."""
     model = WorldModel(Config(env="TinyReacher-v0", **SMALL), IMAGE, 2)
-    batch = make_agent().to_tensors(make_rows())
+    batch = make_batch()
     noise = torch.randn(3, 5, 3)
     post, prior = model.rssm.observe(model.embed(batch), batch["prev_action"], noise)
     heads = {"image": Fixed(torch.zeros(3, 5, 3, 64, 64)), "reward": Fixed(torch.zeros(3, 5))}
     model.decoders["image"], model.reward, model.cont = heads["image"], heads["reward"], Fixed(torch.zeros(3, 5))
     _, _, returned = world_model_loss(model, batch, noise)
     for name, head in (*heads.items(), ("cont", model.cont)):
-        (seen,) = head.seen
+        assert head.seen, f"the {name} head is not used"
         mistakes = {
             numbers(prior.feat): "it sees the PRIOR's state",
             numbers(post._replace(stoch=post.mean).feat): "it sees the posterior's mean: it is the sample",
         }
-        expect_close(seen, post.feat, mistakes=mistakes, what=f"what the {name} head sees")
-        assert seen.requires_grad, f"the {name} head's input is detached: it teaches the RSSM nothing"
+        for seen in head.seen:
+            expect_close(seen, post.feat, mistakes=mistakes, what=f"what the {name} head sees")
+            assert seen.requires_grad, f"the {name} head's input is detached: it teaches the RSSM nothing"
     expect_close(returned.stoch, post.stoch, what="the posteriors that are returned")
     assert returned.stoch.requires_grad
 
@@ -219,7 +260,7 @@ def test_heads_see_the_posteriors():
 def test_actions_lead_to_the_row_that_they_are_in():
     """prev_action[t] goes with embed[t]: both as the row holds them, nothing is shifted once more."""
     model = WorldModel(Config(env="TinyReacher-v0", **SMALL), IMAGE, 2)
-    batch = make_agent().to_tensors(make_rows())
+    batch = make_batch()
     seen, observe = [], model.rssm.observe
 
     def spy(embed, prev_action, noise=None):
@@ -235,7 +276,7 @@ def test_actions_lead_to_the_row_that_they_are_in():
 @pytest.mark.exercise(id="2.15")
 def test_vectors_are_predicted_beside_images():
     model = WorldModel(Config(env="TinyCraft-v0", **SMALL), BOTH, 2)
-    batch = make_agent(BOTH, env="TinyCraft-v0").to_tensors(make_rows(vector=True))
+    batch = make_batch(vector=True)
     loss, parts, _ = world_model_loss(model, batch)
     assert parts.keys() == {"image", "vector", "reward", "cont", "kl", "raw_kl"}
     gradients = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)

@@ -9,9 +9,9 @@ from paper2_dreamerv1 import buffer
 from tests.helpers import expect_close
 
 
-def index(*episodes: tuple[int, int, int]) -> np.ndarray:
+def index(*episodes: tuple[int, int, int], finished: bool = True) -> np.ndarray:
     """An index of episodes given as (stream, start, length)."""
-    return np.array([(*episode, True) for episode in episodes], EPISODE)
+    return np.array([(*episode, finished) for episode in episodes], EPISODE)
 
 
 def draw(episodes: np.ndarray, length: int, batch: int = 4000, seed: int = 0) -> np.ndarray:
@@ -41,6 +41,23 @@ def test_first_and_last_row_are_both_in_reach():
 
 
 @pytest.mark.exercise(id="2.5")
+def test_each_episode_has_all_of_its_starts():
+    """A long episode's chunks reach its last row, whatever others are in the batch."""
+    found = {tuple(start) for start in draw(index((0, 0, 20), (1, 0, 23), (2, 5, 30)), 20).tolist()}
+    shortest = {(0, 0), (1, 0), (2, 5)}
+    assert found != shortest, "all chunks begin where those of the shortest episode can"
+    assert found == {(0, 0)} | {(1, t) for t in range(4)} | {(2, t) for t in range(5, 16)}
+
+
+@pytest.mark.exercise(id="2.5")
+def test_an_episode_that_still_runs_counts():
+    """What is asked of an episode is its length: one that runs, or was broken off, has rows to learn from."""
+    running = np.concatenate([index((0, 0, 40)), index((1, 0, 40), finished=False)])
+    share = (draw(running, 20)[:, 0] == 1).mean()
+    expect_close(share, 0.5, rtol=0, atol=0.05, mistakes={0.0: "only finished episodes are drawn"}, what="its share")
+
+
+@pytest.mark.exercise(id="2.5")
 def test_starts_are_uniform_within_an_episode():
     starts = draw(index((0, 0, 29)), 20, batch=20_000)[:, 1]
     share = np.bincount(starts, minlength=10) / 20_000
@@ -64,6 +81,12 @@ def test_each_chunk_is_drawn_anew():
     assert len(set(map(tuple, starts.tolist()))) > 20
     # 64 independent draws from 3 x 21 chunks: without a repetition they would be a permutation
     assert len(set(map(tuple, starts.tolist()))) < 60
+    rng, two = np.random.default_rng(0), index((0, 0, 40), (1, 0, 40))
+    batches = [buffer.sample_starts(two, 2, 20, rng)[:, 0].tolist() for _ in range(400)]
+    same = np.mean([first == second for first, second in batches])
+    mistakes = {0.0: "no episode comes twice before all have come once: the draws are not independent"}
+    expect_close(same, 0.5, rtol=0, atol=0.15, mistakes=mistakes, what="how often two chunks are of one episode")
+    assert {first for first, _ in batches} == {0, 1}, "the first chunk is always of the same episode"
 
 
 @pytest.mark.exercise(id="2.5")

@@ -52,7 +52,7 @@ def test_encoder_has_the_papers_size(channels, depth, parameters):
 @pytest.mark.exercise(id="2.1")
 def test_encoder_halves_the_picture_four_times():
     """64 -> 31 -> 14 -> 6 -> 2: without padding."""
-    seen = maps_of(networks.ConvEncoder(3, 4), nn.Conv2d, torch.rand(2, 3, 64, 64))
+    seen = maps_of(networks.ConvEncoder(3, 4).convs, nn.Conv2d, torch.rand(2, 3, 64, 64))
     sides = [tuple(out.shape[1:]) for out in seen]
     assert sides != [(4, 32, 32), (8, 16, 16), (16, 8, 8), (32, 4, 4)], "the convolutions have padding 1: it is 0"
     assert sides == [(4, 31, 31), (8, 14, 14), (16, 6, 6), (32, 2, 2)]
@@ -60,14 +60,14 @@ def test_encoder_halves_the_picture_four_times():
 
 @pytest.mark.exercise(id="2.1")
 def test_encoder_agrees_with_the_convolutions_written_out():
-    """ReLU after every one of them, the last too; nothing else."""
-    encoder, image = networks.ConvEncoder(3, 4), torch.rand(5, 3, 64, 64) - 0.5
+    """ReLU after every one of them, the last too; nothing else. The picture is loud: nothing is cut off above."""
+    encoder, image = networks.ConvEncoder(3, 4), 200 * (torch.rand(5, 3, 64, 64) - 0.5)
     x, last = image, None
     for weight, bias in conv_weights(encoder, nn.Conv2d):
         last = F.conv2d(x, weight, bias, stride=2)
         x = last.relu()
     mistakes = {numbers(last.flatten(1)): "there is no ReLU after the last convolution"}
-    expect_close(encoder(image), x.flatten(1), mistakes=mistakes, what="embed")
+    expect_close(encoder(image), x.flatten(1), atol=1e-4, mistakes=mistakes, what="embed")
 
 
 @pytest.mark.exercise(id="2.1")
@@ -113,8 +113,8 @@ def test_decoder_grows_the_picture_four_times():
 
 @pytest.mark.exercise(id="2.2")
 def test_decoder_agrees_with_the_layers_written_out():
-    """No activation after the dense layer, none at the end, ReLU between."""
-    decoder, feat = networks.ConvDecoder(7, 3, 2), torch.randn(5, 7)
+    """No activation after the dense layer, none at the end, ReLU between. The mean is not bounded: here it is large."""
+    decoder, feat = networks.ConvDecoder(7, 3, 2), 100 * torch.randn(5, 7)
     dense = F.linear(feat, decoder.dense.weight, decoder.dense.bias).reshape(5, 64, 1, 1)
 
     def convolve(x: torch.Tensor) -> torch.Tensor:
@@ -128,8 +128,10 @@ def test_decoder_agrees_with_the_layers_written_out():
         numbers(convolve(dense).relu()): "there is a ReLU at the end: a mean may be negative",
         numbers(convolve(dense).sigmoid()): "there is a sigmoid at the end: the mean is not bounded",
         numbers(convolve(dense).tanh()): "there is a tanh at the end: the mean is not bounded",
+        numbers(convolve(dense).clamp(-0.5, 0.5)): "the mean is cut off where pixels end: it is not bounded",
     }
-    expect_close(decoder(feat), convolve(dense), mistakes=mistakes, what="the image's mean")
+    assert convolve(dense).abs().max() > 1
+    expect_close(decoder(feat), convolve(dense), atol=1e-4, mistakes=mistakes, what="the image's mean")
 
 
 @pytest.mark.exercise(id="2.2")
@@ -174,17 +176,22 @@ def test_a_perfect_image_costs_its_constant():
 @pytest.mark.parametrize("event_dims", [0, 1, 2, 3])
 def test_only_the_last_axes_are_summed(event_dims):
     mean, target = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
+    before = mean.clone(), target.clone()
     nll = -torch.distributions.Normal(mean.double(), 1.0).log_prob(target.double())
     expected = nll.sum(tuple(range(4 - event_dims, 4))) if event_dims else nll
     result = networks.normal_nll(mean, target, event_dims)
     assert result.shape == (2, 3, 4, 5)[: 4 - event_dims], "batch axes stay"
     expect_close(result, expected, what=f"event_dims={event_dims}")
+    assert torch.equal(mean, before[0]), "the caller's mean is changed"
+    assert torch.equal(target, before[1]), "the caller's target is changed"
 
 
 @pytest.mark.exercise(id="2.3")
 def test_gradient_of_the_nll_is_the_error():
     mean = torch.tensor([1.0, -2.0], requires_grad=True)
-    networks.normal_nll(mean, torch.tensor([0.5, 1.0]), 1).backward()
+    nll = networks.normal_nll(mean, torch.tensor([0.5, 1.0]), 1)
+    assert nll.requires_grad, "no gradient reaches the mean"
+    nll.backward()
     expect_close(mean.grad, [0.5, -3.0], mistakes={numbers([1.0, -6.0]): "the squared error is not halved"})
 
 
@@ -204,12 +211,20 @@ def test_tanh_normal_agrees_with_the_official_head():
 
 @pytest.mark.exercise(id="2.4")
 def test_density_agrees_with_the_official_code():
-    """Two of these actions are exactly +-1."""
+    """Two of these actions are exactly +-1. The gradient is the official one, too: into mean and std."""
     g = golden("dv1_tanh_normal")
-    policy = networks.TanhNormal(torch.tensor(g["raw"]))
-    log_prob = policy.log_prob(torch.tensor(g["action"]))
+    raw, action = torch.tensor(g["raw"], requires_grad=True), torch.tensor(g["action"])
+    log_prob = networks.TanhNormal(raw).log_prob(action)
+    assert torch.equal(action, torch.tensor(g["action"])), "the caller's action is changed"
     assert torch.isfinite(log_prob).all(), "an action of exactly 1 or -1 has no finite atanh: clamp it first"
-    expect_close(log_prob, g["log_prob"], rtol=1e-4, atol=1e-4, what="log_prob")
+    mistakes = {numbers(g["log_prob"] / 3): "the mean over the actions is taken: it is their sum"}
+    expect_close(log_prob, g["log_prob"], rtol=1e-4, atol=1e-4, mistakes=mistakes, what="log_prob")
+    (gradient,) = torch.autograd.grad(log_prob.sum(), raw)
+    for name, half in (("mean", slice(3)), ("std", slice(3, 6))):
+        mistakes = {0.0: f"no gradient reaches the {name}"}
+        expect_close(
+            gradient[:, half], g["grad_raw"][:, half], rtol=1e-3, mistakes=mistakes, what=f"gradient in the raw {name}"
+        )
 
 
 @pytest.mark.exercise(id="2.4")
