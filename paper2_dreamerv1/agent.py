@@ -22,6 +22,7 @@ from paper2_dreamerv1.networks import (
     Actor,
     ConvDecoder,
     ConvEncoder,
+    DenseConvEncoder,
     DenseHead,
     ScalarHead,
     initialize,
@@ -46,7 +47,12 @@ class WorldModel(nn.Module):
         embed = 0
         if "image" in observation_space.spaces:
             channels = observation_space["image"].shape[-1]
-            self.encoders["image"] = ConvEncoder(channels, config.depth)
+            dense = config.latent_dim is not None
+            self.encoders["image"] = (
+                DenseConvEncoder(channels, config.depth, config.latent_dim)
+                if dense
+                else ConvEncoder(channels, config.depth)
+            )
             self.decoders["image"] = ConvDecoder(feat, channels, config.depth)
             embed += self.encoders["image"].size
         if "vector" in observation_space.spaces:

@@ -15,8 +15,8 @@ def imagine(
 ) -> tuple[Float[Tensor, "starts horizon feat"], Float[Tensor, "starts horizon action"]]:
     """(feats, actions) of `horizon` imagined steps from each of the start states (starts, ...).
 
-    Step k: the actor chooses on the feat of the present state, the RSSM's prior gives the next; feats[:, k] is the
-    state AFTER actions[:, k]: the start itself is not among them.
+    Step k: the actor chooses on the feat of the present state, and a draw from the RSSM's prior, a fresh one for every
+    start, is the next; feats[:, k] is the state AFTER actions[:, k]: the start itself is not among them.
     What gradient may do: it flows from every state back through the actions and states before it (that is how
     the actor learns), but not into the start, and not through what the actor SEES: its input is detached, so that
     an action's gradient goes to the actor's weights alone.

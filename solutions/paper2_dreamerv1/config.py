@@ -37,6 +37,9 @@ class Config(RunnerConfig):
     """Units of the RSSM's hidden layers."""
     depth: int = 32
     """Channels of the first convolution."""
+    latent_dim: int | None = None
+    """Numbers that an image is embedded in by a dense layer, over convolutions with padding; None: the paper's encoder,
+    which has neither."""
     units: int = 400
     """Units of the dense heads, of actor and critic."""
     reward_layers: int = 2

@@ -58,6 +58,22 @@ class ConvEncoder(nn.Module):
         return flat.reshape(*image.shape[:-3], self.size)
 
 
+class DenseConvEncoder(ConvEncoder):
+    """A variant that is often drawn: padding 1, which leaves 4x4 pixels, and a dense layer to `latent_dim` numbers."""
+
+    def __init__(self, channels: int = 3, depth: int = 32, latent_dim: int = 256):
+        super().__init__(channels, depth)
+        self.size = latent_dim
+        for layer in self.convs.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.padding = (1, 1)
+        self.dense = nn.Linear(8 * depth * 4 * 4, latent_dim)
+
+    def forward(self, image: Float[Tensor, "*batch channels height width"]) -> Float[Tensor, "*batch embed"]:
+        flat = self.convs(image.reshape(-1, *image.shape[-3:])).flatten(1)
+        return self.dense(flat).reshape(*image.shape[:-3], self.size)
+
+
 class DeconvOfOnePixel(nn.ConvTranspose2d):
     """A transposed convolution whose input is a single pixel is a matrix product, and three times faster as one."""
 

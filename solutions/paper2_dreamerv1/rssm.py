@@ -75,6 +75,7 @@ class RSSM(nn.Module):
 
         The GRU takes in img1's output and the previous deter; the prior's Gaussian depends on the new deter alone.
         `noise` is standard normal, drawn here where it is not given, a fresh number for every element of the batch.
+        Nothing is detached, here and in all that follows: the model learns through time.
         """
         noise = torch.randn_like(prev.stoch) if noise is None else noise
         ### BEGIN SOLUTION 2.7: the prior
@@ -110,7 +111,8 @@ class RSSM(nn.Module):
     ) -> tuple[State, State]:
         """(posteriors, priors) of whole sequences, each (batch, time, ...), from the initial state on.
 
-        Row t has embed_t and the action that led to it. What is carried from step to step is the POSTERIOR.
+        Row t has embed_t and the action that led to it, which may be zero and resets nothing. What is carried from step
+        to step is the POSTERIOR.
         It must give what a loop over `obs_step` gives, and that loop is a right answer. But only deter and the
         posterior's sample depend on the step before: the rest (obs1's share of the embedding, img1's share of the
         action, all priors) can be computed for all steps at once, outside of the loop.
@@ -157,7 +159,7 @@ def kl_loss(
     - loss = max(free_nats, KL): below 3 nats there is nothing to gain, and no gradient
     - free_before_mean: the max is taken for each state, then the mean (the paper's own program and PlaNet)
     - balance a (not in this paper: DreamerV2): the loss is a * L(sg(post), prior) + (1 - a) * L(post, sg(prior)),
-      each L with its own max; sg stops the gradient. None: gradient to both sides in full
+      each L with its own max, also before the mean; sg stops the gradient. None (not 0): gradient to both in full
     """
     ### BEGIN SOLUTION 2.10: the divergence, and what of it is free
     free = torch.tensor(free_nats, device=post.mean.device)

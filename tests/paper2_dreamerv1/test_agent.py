@@ -572,3 +572,9 @@ def test_world_model_learns_what_an_action_does():
     predicted = dream(agent, rows, 1, action).images[:, 0] / 255.0
     truth = (action[:, 0, 0] > 0).astype(float)[:, None, None, None]
     assert np.square(predicted - truth).mean() < 0.05
+
+
+def test_the_encoder_may_have_a_dense_layer():
+    agent = make_agent(latent_dim=11)
+    assert agent.model.rssm.obs1.in_features == SMALL["deter"] + 11
+    assert np.isfinite(float(agent.update(make_rows())["world_model/loss"]))

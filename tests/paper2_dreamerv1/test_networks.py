@@ -344,3 +344,12 @@ def test_initialisation_is_the_official_one():
     assert (layer.bias == 0).all()
     cell = networks.initialize(nn.GRUCell(5, 4))
     expect_close(cell.weight_hh.T @ cell.weight_hh, np.eye(4), what="recurrent matrix, squared")
+
+
+def test_encoder_with_padding_and_a_dense_layer():
+    """4x4 pixels of 256 channels are left, and 1,048,832 parameters make 256 numbers of them."""
+    encoder = networks.DenseConvEncoder(3, 32, 256)
+    assert size(encoder) == 690_144 + 1_048_832
+    seen = maps_of(encoder, nn.Conv2d, torch.rand(2, 3, 64, 64))
+    assert [tuple(out.shape[2:]) for out in seen] == [(32, 32), (16, 16), (8, 8), (4, 4)]
+    assert encoder(torch.rand(2, 5, 3, 64, 64)).shape == (2, 5, 256)
