@@ -58,7 +58,7 @@ METRICS = {
     "policy/entropy": "entropy of the policy in nats",
     "policy/grad_norm": "norm of the actor's gradient before clipping",
     "policy/value_grad_norm": "norm of the critic's gradient before clipping",
-    "efficiency/seconds_per_step": "time per agent step, learning included",
+    "efficiency/seconds_per_step": "time per agent step, learning included, evaluation not",
     "efficiency/seconds_per_update": "time per update, drawing its batch included",
     "efficiency/memory_mib": "the most main memory that the process has held",
     "efficiency/gpu_memory_mib": "the most GPU memory that tensors have held",

@@ -101,7 +101,7 @@ class Prediction(NamedTuple):
 def predict(agent: Agent, rows: Rows, context: int = 5) -> Prediction:
     """Hold the model against reality: it sees `context` of the rows (B, T, ...), then only the actions really taken.
 
-    It gives its best guess, at a low temperature: a sample would be wrong even where the model is right about the odds.
+    It dreams at a low temperature: a sample would be wrong even where the model is right about the odds.
     """
     truth = rows["image"]
     if not 0 < context < truth.shape[1]:

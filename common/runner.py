@@ -17,7 +17,7 @@ from common.agent import Agent
 from common.checkpoint import load_checkpoint, save_checkpoint
 from common.config import BaseConfig, parse_config, pick_device
 from common.env_wrapper import RowStream, make_vec_env, spaces_of, steps_as_batch
-from common.errors import one_line_errors
+from common.errors import UserError, one_line_errors
 from common.evaluate import RandomPolicy, rollout
 from common.jobs import StopButton, Stopped
 from common.metrics import Logger, check_finite, peak_gpu_memory_mib, peak_memory_mib
@@ -26,7 +26,7 @@ from common.run_folder import config_to_dict, open_run
 from common.seeding import seed_of, seeded
 
 PLAY, ENVIRONMENT, EVALUATE = 100, 101, 102  # in a random key, beside those of the agents
-SAVE_SECONDS = 300.0  # what a power cut may cost
+SAVE_SECONDS = 300.0  # what a power cut may cost, and one line of the log beside it
 SHOWN = ("episode_return", "eval_return")  # beside the progress bar
 
 
@@ -43,7 +43,7 @@ class RunnerConfig(BaseConfig):
     prefill: int = 5_000
     """Environment frames of random actions before training begins."""
     replay_capacity: int = 2_000_000
-    """Rows; the oldest are dropped."""
+    """Rows; the oldest are dropped. All are in main memory, and in the run folder: 12 KB for each image of 64x64."""
     eval_every: int = 10_000
     """Environment frames between evaluations."""
     eval_episodes: int = 10
@@ -63,6 +63,8 @@ def main(
 ) -> None:
     """The whole of a train.py."""
     config = parse_config(presets, runs, argv)
+    if config.steps <= config.prefill:
+        raise UserError(f"--steps {config.steps} trains nothing: the first {config.prefill} (--prefill) are random")
     device = pick_device(config.device)
     agent = agent_class(config, *spaces_of(config.env, **config.env_options()), device)
     train(agent, config, open_run(config, runs), paper)
@@ -97,9 +99,9 @@ class Run:
         config = self.config
         self.replay = ReplayBuffer(config.replay_capacity, directory=self.folder / "replay")
         self.checkpoint = self.folder / "checkpoints" / "latest.pt"
-        saved = {"frames": 0, "agent_steps": 0, "ticks": 0}
+        saved = {"frames": 0, "agent_steps": 0, "ticks": 0, "evaluated_at": 0}
         if self.checkpoint.exists():
-            saved = load_checkpoint(self.checkpoint, paper=self.paper, device=self.agent.device)
+            saved |= load_checkpoint(self.checkpoint, paper=self.paper)  # on the CPU, where Adam's counters belong
             self.agent.load_state_dict(saved["agent"])
             self.replay.restore()
         else:  # a run that was killed within its first save begins anew
@@ -116,7 +118,7 @@ class Run:
         networks = self.agent.weights().values()
         self.parameters = sum(weight.numel() for network in networks for weight in network.values())
         self.pending: dict[str, list] = defaultdict(list)  # since the last line of the log
-        self.last: dict[str, float] = {}  # that line
+        self.evaluated_at = saved["evaluated_at"]  # agent steps
         self.shown: dict[str, str] = {}
         self.saved_at = self.logged_at = time.monotonic()
         self.logged_steps = self.stream.agent_steps
@@ -157,8 +159,9 @@ class Run:
                         self.save()
                 bar.update(stream.frames - before)
                 self.stop.check()
-        if "policy/eval_return" not in self.last:  # the last evaluation is of the agent that is kept
+        if self.evaluated_at != stream.agent_steps:  # the last evaluation is of the agent that is kept
             self.evaluate()
+        self.log()
         self.save()
 
     def passed(self, every: int, before: int) -> bool:
@@ -171,13 +174,15 @@ class Run:
 
     def evaluate(self) -> None:
         """Play the same episodes each time, without exploration; what is drawn here changes nothing in training."""
-        config = self.config
+        config, start = self.config, time.monotonic()
         torch.manual_seed(seed_of(config.seed, EVALUATE))
         seeds = [seed_of(config.seed, EVALUATE, i) for i in range(config.eval_episodes)]
-        played = rollout(self.agent, self.eval_stream, seeds)
+        played = rollout(self.agent, self.eval_stream, seeds, watch=self.stop.check)
         self.note("policy/eval_return", played.returns.mean())
         if len(seeds) > 1:
             self.note("policy/eval_return_std", played.returns.std(ddof=1))
+        self.evaluated_at = self.stream.agent_steps
+        self.logged_at += time.monotonic() - start  # the time per step is that of acting and learning
         self.log()
         self.save_model()
 
@@ -195,7 +200,6 @@ class Run:
         means["efficiency/memory_mib"] = peak_memory_mib()
         means["efficiency/gpu_memory_mib"] = peak_gpu_memory_mib()
         self.logged_at, self.logged_steps = now, steps
-        self.last = means
         self.logger.log(means, step=steps, frames=self.stream.frames)
         self.shown |= {name: f"{means[f'policy/{name}']:.2f}" for name in SHOWN if f"policy/{name}" in means}
         return self.shown
@@ -206,7 +210,12 @@ class Run:
         Killed between the replay and the rest, the next run finds a few rows more than it remembers to have played.
         """
         self.replay.save()
-        counters = {"frames": self.stream.frames, "agent_steps": self.stream.agent_steps, "ticks": self.ticks}
+        counters = {
+            "frames": self.stream.frames,
+            "agent_steps": self.stream.agent_steps,
+            "ticks": self.ticks,
+            "evaluated_at": self.evaluated_at,
+        }
         save_checkpoint(self.checkpoint, self.payload() | {"agent": self.agent.state_dict()} | counters)
         self.save_model()
         self.saved_at = time.monotonic()

@@ -16,11 +16,16 @@ RUNS = Path(__file__).parent / "runs"
 class Config(RunnerConfig):
     """DreamerV1. The defaults are the paper's setting for the DeepMind Control Suite, from pixels."""
 
-    least: ClassVar = RunnerConfig.least | {"pretrain": 0, "actor_delay": 0}
+    least: ClassVar = RunnerConfig.least | {"pretrain": 0, "actor_delay": 0, "length": 2, "horizon": 2}
 
     env: str = "dmc_walker_walk"
     steps: int = 5_000_000
     """Environment frames to play (paper: 5 million)."""
+    image_size: Literal[64] = 64
+    """Side of the square frames: encoder and decoder are made for this one."""
+    replay_capacity: int = 2_600_000
+    """Rows: the whole of the paper's run, which needs 31 GB; the oldest are dropped. All are in main memory, and in the
+    run folder: 12 KB for each image."""
     prefill: int = 5_000
     """Environment frames of random actions before training (TF2; paper: 5 episodes)."""
     eval_every: int = 10_000
@@ -48,8 +53,8 @@ class Config(RunnerConfig):
     vector_layers: int = 2
     """Hidden layers of encoder and decoder for vectors, which the paper does not have."""
     vector_std: float = 0.1
-    """Standard deviation of the Gaussian that a vector is predicted with (images: 1). The paper has none: its numbers
-    are so few that at 1 they would not count beside the KL."""
+    """Standard deviation of the Gaussian that a vector is predicted with (images: 1); the networks see vectors divided
+    by it. The paper has none: their numbers are so few that at 1 they would not count beside the KL."""
     free_nats: float = 3.0
     free_before_mean: bool = False
     """Free nats for each state, before the mean (TF1, PlaNet), instead of after it (TF2)."""
@@ -159,6 +164,7 @@ PRESETS = {
     "paper_discrete": Config(
         env="atari_boxing",
         steps=20_000_000,
+        eval_every=200_000,
         horizon=10,
         kl_scale=0.1,
         reward_transform="tanh",

@@ -21,7 +21,7 @@ from common.checkpoint import load_checkpoint
 from common.config import BaseConfig
 from common.env_wrapper import spaces_of
 from common.errors import UserError, one_line_errors
-from common.evaluate import RandomPolicy, evaluate, summarise
+from common.evaluate import RandomPolicy, evaluate, line, summarise
 from common.metrics import read_metrics
 from common.plots import plot_curves, predict
 from common.run_folder import read_config, read_sessions, write_json
@@ -127,7 +127,8 @@ def main(argv: list[str] | None = None) -> None:
     env_id = configs[0]["env"]
     if {config["env"] for config in configs} != {env_id}:
         raise UserError("the runs are on different environments")
-    folder = RESULTS / paper / env_id.replace("/", "-")
+    finished = RESULTS / paper / env_id.replace("/", "-")
+    folder = finished.with_name(finished.name + ".new")  # takes its place when it is whole
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
@@ -149,7 +150,7 @@ def main(argv: list[str] | None = None) -> None:
                 "sessions": read_sessions(run),
             }
         )
-        print(f"seed {config.seed}: {score['mean']:.2f} +- {score['std']:.2f} (n = {score['n']})")
+        print(line(f"seed {config.seed}", score))
 
     _, action_space = spaces_of(env_id, **config.env_options())
     random_policy = RandomPolicy(action_space, EVAL_SEED)
@@ -190,8 +191,10 @@ def main(argv: list[str] | None = None) -> None:
         shutil.copy(run / "metrics.jsonl", folder / f"metrics_seed{read_config(run)['seed']}.jsonl")
     if (options.runs[0] / "model.pt").stat().st_size <= MAX_BYTES:
         shutil.copy(options.runs[0] / "model.pt", folder / "model.pt")
+    shutil.rmtree(finished, ignore_errors=True)
+    folder.rename(finished)
     write_readme()
-    print(f"written: {folder}, and the table in the README")
+    print(f"written: {finished}, and the table in the README")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """DreamerV1: a world model learned from replay, and a policy learned inside it."""
 
 import time
+from collections import defaultdict
 
 import numpy as np
 import torch
@@ -183,16 +184,22 @@ class DreamerV1Agent:
     # ---- learning ----
 
     def learn(self, replay: ReplayBuffer, step: int) -> dict[str, float | Tensor]:
-        """The updates due at frame `step`: `pretrain` at once, then `train_steps` every `train_every` frames."""
+        """The updates due at frame `step`: `pretrain` at once, then `train_steps` every `train_every` frames.
+
+        Returns the means of what they gave.
+        """
         config = self.config
         blocks = (step - config.prefill) // config.train_every
         due = config.pretrain + config.train_steps * blocks - self.updates
-        metrics, start = {}, time.perf_counter()
+        totals, counts, start = defaultdict(float), defaultdict(int), time.perf_counter()
         for _ in range(due):
             rng = seeded(config.seed, UPDATE, self.updates)
             rows = self.fixed_batch or sample_batch(replay, config.batch, config.length, rng)
             self.fixed_batch = rows if config.overfit_batch else None
-            metrics |= self.update(rows)
+            for name, value in self.update(rows).items():
+                totals[name] += value
+                counts[name] += 1
+        metrics = {name: total / counts[name] for name, total in totals.items()}
         if metrics:
             metrics["efficiency/seconds_per_update"] = (time.perf_counter() - start) / due
         return metrics

@@ -22,7 +22,10 @@ def sample_starts(
     long_enough = episodes[episodes["length"] >= length]
     if not len(long_enough):
         longest = max(episodes["length"], default=0)
-        raise UserError(f"no episode has the {length} rows of a chunk, the longest has {longest}: set --length lower")
+        raise UserError(
+            f"no episode has the {length} rows of a chunk, the longest in the replay has {longest}: "
+            "set --prefill or --replay-capacity higher"
+        )
     ### BEGIN SOLUTION 2.5: chunks within one episode
     chosen = long_enough[rng.integers(len(long_enough), size=batch)]
     offset = rng.integers(chosen["length"] - length + 1)
@@ -32,5 +35,8 @@ def sample_starts(
 
 def sample_batch(replay: ReplayBuffer, batch: int, length: int, rng: np.random.Generator) -> Rows:
     """{key: (batch, length, ...)}: chunks as `sample_starts` cuts them. A chunk that begins within an episode keeps its
-    first row's previous action; its state starts at zero."""
-    return replay.windows(sample_starts(replay.episodes(), batch, length, rng), length)
+    first row's previous action; its state starts at zero. Where no episode has `length` rows, chunks are as long as the
+    longest, which leaves out all that are shorter."""
+    episodes = replay.episodes()
+    length = min(length, int(max(episodes["length"], default=0))) or length
+    return replay.windows(sample_starts(episodes, batch, length, rng), length)

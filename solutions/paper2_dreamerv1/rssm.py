@@ -162,7 +162,7 @@ def kl_loss(
       each L with its own max, also before the mean; sg stops the gradient. None (not 0): gradient to both in full
     """
     ### BEGIN SOLUTION 2.10: the divergence, and what of it is free
-    free = torch.tensor(free_nats, device=post.mean.device)
+    free = torch.full((), free_nats, device=post.mean.device)
 
     def divergence(post: State, prior: State) -> tuple[Tensor, Tensor]:
         ratio, distance = post.std / prior.std, (post.mean - prior.mean) / prior.std

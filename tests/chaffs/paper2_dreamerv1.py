@@ -1017,7 +1017,7 @@ RSSM_CHAFFS = [
         "rssm.py",
         WHOLE,
         """
-        free = torch.tensor(free_nats, device=post.mean.device)
+        free = torch.full((), free_nats, device=post.mean.device)
 
         def divergence(post: State, prior: State) -> tuple[Tensor, Tensor]:
             ratio, distance = post.std / prior.std, (post.mean - prior.mean) / prior.std
@@ -1032,13 +1032,13 @@ RSSM_CHAFFS = [
         return loss, kl
         """,
     ),
-    Chaff("2.10", "3 free nats, whatever is asked", "rssm.py", "torch.tensor(free_nats,", "torch.tensor(3.0,"),
+    Chaff("2.10", "3 free nats, whatever is asked", "rssm.py", "torch.full((), free_nats,", "torch.full((), 3.0,"),
     Chaff(
         "2.10",
         "free nats for each dimension",
         "rssm.py",
-        "torch.tensor(free_nats,",
-        "torch.tensor(free_nats * post.mean.shape[-1],",
+        "torch.full((), free_nats,",
+        "torch.full((), free_nats * post.mean.shape[-1],",
     ),
     Chaff(
         "2.10", "a ceiling for a floor", "rssm.py", "torch.maximum(kl.mean(), free)", "torch.minimum(kl.mean(), free)"

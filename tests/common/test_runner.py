@@ -222,6 +222,29 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp
     assert load_checkpoint(tmp_path / "checkpoints" / "latest.pt", paper=PAPER)["frames"] < 90
 
 
+def test_the_end_of_a_run_is_logged_and_evaluated_wherever_it_falls(tmp_path):
+    """Between two lines of the log, too; and a finished run that is resumed does not evaluate again."""
+    play(tmp_path, LearnerConfig(steps=110))
+    log = read_metrics(tmp_path / "metrics.jsonl")
+    saved = load_checkpoint(tmp_path / "checkpoints" / "latest.pt", paper=PAPER)
+    assert log[-1]["step"] == saved["agent_steps"]
+    assert "policy/eval_return" in log[-1]
+    play(tmp_path, LearnerConfig(steps=110))
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == len(log)
+
+
+def test_a_loss_that_is_nan_in_the_last_frames_is_found(tmp_path):
+    class Exploding(Learner):
+        def learn(self, replay, step):
+            metrics = super().learn(replay, step)
+            return metrics if step < 106 else {"world_model/loss": torch.tensor(float("nan"))}
+
+    config = LearnerConfig(steps=110)
+    with pytest.raises(UserError, match=r"world_model/loss is nan"):
+        train(Exploding(config), config, tmp_path, PAPER)
+    assert not (tmp_path / "checkpoints" / "latest.pt").exists()
+
+
 def test_longer_run_goes_on_where_a_finished_one_ended(tmp_path):
     play(tmp_path, LearnerConfig())
     agent = play(tmp_path, LearnerConfig(steps=180))

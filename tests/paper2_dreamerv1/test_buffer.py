@@ -111,7 +111,7 @@ def test_draws_come_from_the_generator_alone():
 
 
 def test_no_episode_that_is_long_enough_is_an_error_of_one_line():
-    with pytest.raises(UserError, match="no episode has the 20 rows of a chunk, the longest has 19"):
+    with pytest.raises(UserError, match="no episode has the 20 rows of a chunk, the longest in the replay has 19"):
         draw(index((0, 0, 19), (1, 0, 5)), 20)
 
 

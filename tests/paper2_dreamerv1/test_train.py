@@ -76,7 +76,7 @@ def test_evaluation_and_pictures_of_a_trained_agent(trained, capsys):
 
 def test_discrete_actions_and_ends_of_episodes(tmp_path):
     """TinyCatch: one-hot actions, and a continue head that sees real ends."""
-    options = [*MICRO, "--env", "TinyCatch-v0", "--length", "5", "--logdir", str(tmp_path / "run")]
+    options = [*MICRO, "--env", "TinyCatch-v0", "--length", "16", "--logdir", str(tmp_path / "run")]  # of 12 rows
     train.main(options)
     logged = set().union(*read_metrics(tmp_path / "run" / "metrics.jsonl"))
     assert {"world_model/cont_loss", "world_model/cont_accuracy"} <= logged
@@ -85,7 +85,7 @@ def test_discrete_actions_and_ends_of_episodes(tmp_path):
 def test_vectors_alone_can_be_observed(tmp_path, capsys):
     """No decoder for images; evaluation works, and visualize says what there is to draw."""
     folder = tmp_path / "run"
-    options = [*MICRO, "--env", "CartPole-v1", "--obs", "vector", "--length", "5", "--logdir", str(folder)]
+    options = [*MICRO, "--env", "CartPole-v1", "--obs", "vector", "--logdir", str(folder)]
     train.main(options)
     logged = set().union(*read_metrics(folder / "metrics.jsonl"))
     assert "world_model/vector_loss" in logged
@@ -113,7 +113,9 @@ def test_the_paper_preset_is_the_papers_setting():
     [
         (["--env", "TinyReachr-v0"], "TinyReacher-v0"),
         (["--steps", "0"], "--steps must be 1 or more, got 0"),
-        (["--length", "40"], "no episode has the 40 rows of a chunk, the longest has 26: set --length lower"),
+        (["--steps", "100"], "--steps 100 trains nothing: the first 120 (--prefill) are random"),
+        (["--replay-capacity", "40"], "no episode has the 6 rows of a chunk, the longest in the replay has 0"),
+        (["--horizon", "1"], "--horizon must be 2 or more, got 1"),
         (["--preset", "huge"], "unknown preset 'huge'; there are: tiny, small, paper, paper_discrete"),
         (["--resume", "nowhere"], "nowhere holds no run"),
         (["--env", "CarRacing-v3", "--obs", "vector"], "CarRacing-v3 does not observe 'vector', only image"),
