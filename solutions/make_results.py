@@ -112,11 +112,11 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def write_readme(path: Path = README) -> None:
+def write_readme() -> None:
     """Put the table in its place in the README."""
-    before, rest = path.read_text().split(BEGIN)
+    before, rest = README.read_text().split(BEGIN)
     _, after = rest.split(END)
-    path.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
 
 
 @one_line_errors

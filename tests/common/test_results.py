@@ -1,9 +1,56 @@
-"""The numbers that the README prints are those of the run files."""
+"""Results: the README shows what the committed files say, and the files are written whole or not at all."""
 
-from solutions.make_results import BEGIN, END, README, RESULTS, table
+import json
+import shutil
+
+import pytest
+
+from solutions import make_results
+from solutions.paper2_dreamerv1 import train
+
+MICRO = [
+    *("--env", "TinyReacher-v0", "--steps", "160", "--prefill", "120", "--num-envs", "4", "--eval-episodes", "2"),
+    *("--depth", "2", "--deter", "8", "--stoch", "4", "--hidden", "8", "--units", "8", "--batch", "4", "--length", "6"),
+    *("--pretrain", "2", "--train-every", "40", "--actor-delay", "1", "--horizon", "4", "--device", "cpu"),
+]
 
 
-def test_the_readmes_table_is_the_one_that_the_run_files_give():
-    shown = README.read_text().split(BEGIN)[1].split(END)[0].strip()
-    assert shown == table()
-    assert shown.count("\n") >= 1 + len(list(RESULTS.glob("*/*/result.json")))  # two lines of heading
+def test_the_readme_shows_what_the_result_files_say():
+    shown = make_results.README.read_text().split(make_results.BEGIN)[1].split(make_results.END)[0].strip()
+    assert shown == make_results.table()
+    assert shown.count("\n") >= 1 + len(list(make_results.RESULTS.glob("*/*/result.json")))  # two lines of heading
+
+
+def test_results_are_written_whole(tmp_path, monkeypatch, capsys):
+    """From a run folder to result.json, pictures and the README's table; and a second try that fails spoils nothing."""
+    run, readme = tmp_path / "run", tmp_path / "README.md"
+    train.main([*MICRO, "--logdir", str(run)])
+    readme.write_text(f"before\n{make_results.BEGIN}\n{make_results.END}\nafter\n")
+    monkeypatch.setattr(make_results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(make_results, "README", readme)
+    make_results.main(["paper2_dreamerv1", str(run), "--episodes", "3"])
+    folder = tmp_path / "results" / "paper2_dreamerv1" / "TinyReacher-v0"
+    result = json.loads((folder / "result.json").read_text())
+    (seed,) = result["seeds"]
+    assert (result["env"], result["preset"], len(seed["evaluation_returns"])) == ("TinyReacher-v0", "tiny", 3)
+    assert (seed["frames"], seed["updates"]) == (160, 2 + (160 - 120) // 40)
+    assert seed["prediction"]["steps"] == 15
+    assert seed["prediction"]["error_at_last"] > 0
+    for name in (
+        "learning_curve.png",
+        "figures/predictions.png",
+        "videos/dream_0.gif",
+        "metrics_seed0.jsonl",
+        "model.pt",
+    ):
+        assert (folder / name).is_file(), name
+    assert "TinyReacher-v0" in readme.read_text()
+    assert readme.read_text().startswith("before\n")
+
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    (broken / "model.pt").unlink()
+    with pytest.raises(SystemExit):
+        make_results.main(["paper2_dreamerv1", str(run), str(broken), "--episodes", "3"])
+    assert "there is no checkpoint" in capsys.readouterr().err
+    assert json.loads((folder / "result.json").read_text()) == result
