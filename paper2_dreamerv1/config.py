@@ -119,7 +119,7 @@ PRESETS = {
     # Learns TinyReacher in minutes on two cores: the same modules, small.
     "tiny": Config(
         env="TinyReacher-v0",
-        steps=24_000,
+        steps=21_000,
         num_envs=8,
         prefill=1_000,
         eval_every=3_000,
