@@ -1,9 +1,11 @@
-"""What the tests of all papers share: reference numbers, and failures that name the usual mistake."""
+"""What the tests of all papers share: reference numbers, logs, and failures that name the usual mistake."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from common.metrics import read_metrics
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -17,6 +19,14 @@ def golden(name: str) -> dict[str, np.ndarray]:
 def numbers(array) -> tuple[float, ...]:
     """An array's entries as a tuple, which can be a key of `mistakes`."""
     return tuple(_float64(array).ravel().tolist())
+
+
+def comparable(folder: Path) -> list[dict]:
+    """The log without what depends on the clock and the machine."""
+    return [
+        {k: v for k, v in row.items() if k != "wall_seconds" and not k.startswith("efficiency/")}
+        for row in read_metrics(folder / "metrics.jsonl")
+    ]
 
 
 def expect_close(

@@ -15,6 +15,7 @@ from common.metrics import read_metrics
 from common.replay_buffer import ReplayBuffer
 from common.runner import Run, RunnerConfig, train
 from tests.common.toys import PAPER, ToyAgent
+from tests.helpers import comparable
 
 
 @dataclass
@@ -61,14 +62,6 @@ class Learner(ToyAgent):
 
     def load_state_dict(self, state):
         self.weight, self.updates = state["network"]["weight"], state.get("updates", 0)
-
-
-def comparable(folder: Path) -> list[dict]:
-    """The log without what depends on the clock and the machine."""
-    return [
-        {k: v for k, v in row.items() if k != "wall_seconds" and not k.startswith("efficiency/")}
-        for row in read_metrics(folder / "metrics.jsonl")
-    ]
 
 
 def play(folder: Path, config: LearnerConfig, break_at: int | None = None) -> Learner:

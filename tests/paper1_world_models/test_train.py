@@ -12,6 +12,7 @@ from common.metrics import METRICS, read_metrics
 from common.replay_buffer import ReplayBuffer
 from paper1_world_models import agent, run, search, train
 from paper1_world_models.config import PAPER, Config
+from tests.helpers import comparable
 
 MICRO = [
     *("--env", "TinyRacer-v0", "--steps", "1500", "--epochs", "1", "--rnn-passes", "2", "--vae-depth", "4"),
@@ -26,14 +27,6 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "trained"
     train.main([*MICRO, "--logdir", str(folder)])
     return folder
-
-
-def comparable(folder: Path) -> list[dict]:
-    """The log without what depends on the clock and the machine."""
-    return [
-        {k: v for k, v in row.items() if k != "wall_seconds" and not k.startswith("efficiency/")}
-        for row in read_metrics(folder / "metrics.jsonl")
-    ]
 
 
 def test_a_run_leaves_what_it_promises(trained):

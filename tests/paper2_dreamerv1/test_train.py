@@ -12,6 +12,7 @@ from paper2_dreamerv1 import eval as evaluation
 from paper2_dreamerv1 import train
 from paper2_dreamerv1 import visualize as visualisation
 from paper2_dreamerv1.config import PRESETS
+from tests.helpers import comparable
 
 MICRO = [
     *("--env", "TinyReacher-v0", "--steps", "240", "--prefill", "120", "--num-envs", "4", "--eval-every", "200"),
@@ -26,14 +27,6 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "trained"
     train.main([*MICRO, "--logdir", str(folder)])
     return folder
-
-
-def comparable(folder: Path) -> list[dict]:
-    """The log without what depends on the clock and the machine."""
-    return [
-        {k: v for k, v in row.items() if k != "wall_seconds" and not k.startswith("efficiency/")}
-        for row in read_metrics(folder / "metrics.jsonl")
-    ]
 
 
 def test_a_run_leaves_what_it_promises(trained):
