@@ -48,11 +48,10 @@ class WorldModel(nn.Module):
         embed = 0
         if "image" in observation_space.spaces:
             channels = observation_space["image"].shape[-1]
-            dense = config.latent_dim is not None
             self.encoders["image"] = (
-                DenseConvEncoder(channels, config.depth, config.latent_dim)
-                if dense
-                else ConvEncoder(channels, config.depth)
+                ConvEncoder(channels, config.depth)
+                if config.latent_dim is None
+                else DenseConvEncoder(channels, config.depth, config.latent_dim)
             )
             self.decoders["image"] = ConvDecoder(feat, channels, config.depth)
             embed += self.encoders["image"].size
