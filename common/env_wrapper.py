@@ -56,6 +56,11 @@ def family(env_id: str) -> str:
     return next((name for prefix, name in prefixes.items() if env_id.startswith(prefix)), "gymnasium")
 
 
+def usual_repeat(env_id: str) -> int:
+    """Frames that an action is held where nobody says otherwise."""
+    return {"atari": 4, "dmc": 2}.get(family(env_id), 1)
+
+
 def resolve_id(env_id: str) -> str:
     """The id that really runs; prints one line where it is not the one asked for.
 
@@ -154,7 +159,7 @@ def make_env(
         raise UserError(f"image_size and action_repeat start at 1, not {image_size} and {action_repeat}")
     env_id = resolve_id(env_id)
     name = family(env_id)
-    repeat = action_repeat or {"atari": 4, "dmc": 2}.get(name, 1)
+    repeat = action_repeat or usual_repeat(env_id)
     obs = obs or ("image" if name == "dmc" else None)
     env = _FAMILIES[name](env_id, image_size, repeat, obs, time_limit, **options)
 

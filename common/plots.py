@@ -233,25 +233,47 @@ def plot_curves(
     the weight of the past in a moving average along each seed. `baselines` (random, optimal) are dashed.
     Raises UserError when no run has logged `y`.
     """
+    with _figure(path, 7.2, 4.4) as figure:
+        axes = figure.add_subplot()
+        _plot_runs(axes, runs, x, y, smoothing)
+        for name, value in (baselines or {}).items():
+            axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2)
+            axes.text(1.01, value, name, transform=axes.get_yaxis_transform(), va="center", color=GREY)
+        axes.legend()
+        figure.tight_layout()
+    return Path(path)
+
+
+def plot_panels(runs: dict[str, list[Log] | Log], path: str | Path, ys: Sequence[str], x: str = "frames") -> Path:
+    """As `plot_curves`, one panel for each of `ys`, two beside each other, and one legend below them all."""
+    rows = -(-len(ys) // 2)
+    with _figure(path, 10.4, 3.4 * rows + 0.4 * (1 + len(runs) // 3)) as figure:
+        panels = figure.subplots(rows, 2, squeeze=False).flatten()
+        for axes, y in zip(panels, ys, strict=False):
+            _plot_runs(axes, runs, x, y)
+            if y.endswith("error"):
+                axes.set_yscale("log")
+        for axes in panels[len(ys) :]:
+            axes.remove()
+        lines, labels = panels[0].get_legend_handles_labels()
+        figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(labels) // 3), 1, 1))
+        figure.legend(lines, labels, loc="lower center", ncols=3)
+    return Path(path)
+
+
+def _plot_runs(axes: Axes, runs: dict[str, list[Log] | Log], x: str, y: str, smoothing: float = 0.0) -> None:
+    """The curves of one set of axes; UserError when no run has logged `y`."""
     runs = {label: [logs] if logs and isinstance(logs[0], dict) else logs for label, logs in runs.items()}
     curves = {label: [c for log in logs if len((c := _curve(log, x, y))[0])] for label, logs in runs.items()}
     if not any(curves.values()):
         raise UserError(f"nothing to plot: no run has logged '{y}' with '{x}'")
-    with _figure(path, 7.2, 4.4) as figure:
-        axes = figure.add_subplot()
-        for index, (label, seeds) in enumerate(curves.items()):
-            if seeds:
-                name = f"{label} ({len(seeds)} seeds)" if len(seeds) > 1 else label
-                _plot_seeds(axes, seeds, smoothing, COLOURS[index % len(COLOURS)], name)
-        for name, value in (baselines or {}).items():
-            axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2)
-            axes.text(1.01, value, name, transform=axes.get_yaxis_transform(), va="center", color=GREY)
-        axes.set_xlabel({"frames": "environment frames", "wall_seconds": "seconds"}.get(x, x))
-        axes.set_ylabel(y.rsplit("/", 1)[-1].replace("_", " "))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 400k, 1M
-        axes.legend()
-        figure.tight_layout()
-    return Path(path)
+    for index, (label, seeds) in enumerate(curves.items()):
+        if seeds:
+            name = f"{label} ({len(seeds)} seeds)" if len(seeds) > 1 else label
+            _plot_seeds(axes, seeds, smoothing, COLOURS[index % len(COLOURS)], name)
+    axes.set_xlabel({"frames": "environment frames", "wall_seconds": "seconds"}.get(x, x))
+    axes.set_ylabel(y.rsplit("/", 1)[-1].replace("_", " "))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 400k, 1M
 
 
 def _curve(log: Log, x: str, y: str) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:

@@ -60,12 +60,13 @@ class ReplayBuffer:
         """Append one row to every stream. rows: {key: (streams, ...)}; the arrays are copied.
 
         Keys are a row's (`is_first` and `is_last` at least) and any others: stored latents, which `update`
-        may overwrite. The first call fixes keys, shapes, dtypes and streams; UserError for rows that differ.
+        may overwrite; latents that are left out are zeros. The first call fixes keys, shapes, dtypes and streams;
+        UserError for rows that differ.
         """
         rows = {key: np.asarray(value) for key, value in rows.items()}
         if not self.streams:
             self._begin(rows)
-        if rows.keys() != self._spec.keys():
+        if not set(self._parts()["rows"]) <= rows.keys() <= self._spec.keys():
             raise UserError(f"replay rows have {sorted(self._spec)}, but these have {sorted(rows)}")
         for key, value in rows.items():
             self._check(key, value, (self.streams,))
@@ -83,15 +84,17 @@ class ReplayBuffer:
     def update(self, starts: np.ndarray, latents: Rows) -> None:
         """Overwrite stored latents: {key: (B, T, ...)} belongs to the rows t .. t+T-1 of `starts`.
 
-        starts: (B, 2) of (stream, t). Where two windows share a row, the later one counts.
-        Rows that have been dropped meanwhile are passed over. Raises UserError for the keys of a row itself:
-        what happened stays as it was.
+        starts: (B, 2) of (stream, t). Where two windows share a row, the later one counts. A latent that is new here
+        is zeros in all other rows. Rows that have been dropped meanwhile are passed over. Raises UserError for the keys
+        of a row itself: what happened stays as it was.
         """
         starts = np.asarray(starts, np.int64).reshape(-1, 2)
         latents = {key: np.asarray(value) for key, value in latents.items()}
         for key, value in latents.items():
-            if key in ROW_KEYS or key not in self._spec:
+            if key in ROW_KEYS:
                 raise UserError(f"only stored latents {self._parts()['latents']} can be updated, not {key}")
+            if key not in self._spec:
+                self._begin_latent(key, value)
             self._check(key, value, (len(starts), *value.shape[1:2]))
         (length,) = {value.shape[1] for value in latents.values()}
         self._check_starts(starts, length, oldest=0)
@@ -248,6 +251,13 @@ class ReplayBuffer:
         self.streams, self._chunk_length = streams, chunk_length(streams)
         self._spec = {key: (value.dtype, value.shape[1:]) for key, value in rows.items()}
 
+    def _begin_latent(self, key: str, value: np.ndarray) -> None:
+        """Make room for a latent beside every stored row."""
+        self._spec[key] = value.dtype, value.shape[2:]
+        for index, chunk in self._chunks.items():
+            chunk[key] = np.zeros((self.streams, self._chunk_length, *value.shape[2:]), value.dtype)
+            self._files.pop((index, "latents"), None)
+
     def _check(self, key: str, value: np.ndarray, lead: tuple[int, ...]) -> None:
         dtype, shape = self._spec[key]
         if value.dtype != dtype or value.shape != (*lead, *shape):
@@ -290,7 +300,8 @@ class ReplayBuffer:
 
     def _new_chunk(self) -> Rows:
         size = (self.streams, self._chunk_length)
-        return {key: np.empty((*size, *shape), dtype) for key, (dtype, shape) in self._spec.items()}
+        blank = lambda key: np.empty if key in ROW_KEYS else np.zeros
+        return {key: blank(key)((*size, *shape), dtype) for key, (dtype, shape) in self._spec.items()}
 
     def _manifest(self) -> Path:
         if self.directory is None:

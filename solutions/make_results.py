@@ -45,6 +45,8 @@ class Options:
     """Run folders, one for each seed."""
     episodes: int = 50
     """Evaluation episodes of each run."""
+    name: str | None = None
+    """Folder name; without it the environment's id."""
 
 
 class ConstantPolicy(RandomPolicy):
@@ -127,7 +129,7 @@ def main(argv: list[str] | None = None) -> None:
     env_id = configs[0]["env"]
     if {config["env"] for config in configs} != {env_id}:
         raise UserError("the runs are on different environments")
-    finished = RESULTS / paper / env_id.replace("/", "-")
+    finished = RESULTS / paper / (options.name or env_id.replace("/", "-"))
     folder = finished.with_name(finished.name + ".new")  # takes its place when it is whole
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

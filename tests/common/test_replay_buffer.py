@@ -355,12 +355,27 @@ def test_update_passes_over_rows_that_were_dropped():
     assert_same(everything(replay), before)
 
 
+def test_a_latent_may_come_later_and_rows_without_it(tmp_path):
+    """What was never written is zero: in rows from before, in rows that come without it, and after a restore."""
+    replay = fill(30, directory=tmp_path)
+    replay.update([(1, 28)], {"late": np.full((1, 2, 3), 7, np.uint8)})
+    rows = {key: value[:, 0] for key, value in replay.windows([(s, 29) for s in range(replay.streams)], 1).items()}
+    del rows["late"]
+    replay.add(rows)
+    for each in (replay, None):
+        if each is None:
+            replay.save()
+            each = restored(tmp_path)
+        late = each.windows([(1, 26), (0, 26)], 5)["late"]
+        assert late.dtype == np.uint8
+        assert late[0].tolist() == [[0] * 3, [0] * 3, [7] * 3, [7] * 3, [0] * 3]
+        assert not late[1].any()
+
+
 def test_update_refuses_what_happened_and_what_is_not_there():
     replay = fill(10)
     with pytest.raises(UserError, match=r"only stored latents \['latent'\] can be updated, not reward"):
         replay.update([(0, 0)], {"reward": np.zeros((1, 2), np.float32)})
-    with pytest.raises(UserError, match="not unknown"):
-        replay.update([(0, 0)], {"unknown": np.zeros((1, 2), np.float32)})
     with pytest.raises(UserError, match=r"latent is float16 .* float32"):
         replay.update([(0, 0)], {"latent": np.zeros((1, 2), np.float32)})
     with pytest.raises(UserError, match="latent is"):
