@@ -8,7 +8,7 @@ TRAIN = Path(__file__).with_name("train.py")
 ABLATIONS = {
     "gaussian": ("--latent", "gaussian", "--stoch", "32"),
     "no-kl-balance": ("--kl-balance", "None"),
-    "free-nats": ("--free-nats", "1"),
+    "free-nats": ("--free-nats", "3"),
     "no-clip": ("--clip", "1e9"),
 }
 
