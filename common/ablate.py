@@ -50,8 +50,13 @@ def main(train: Path, ablations: Ablations, argv: list[str] | None = None) -> No
             pool.submit(train_one, train, folder, command(options, variants[name], seed), options.jobs)
             for folder, (name, seed) in runs.items()
         ]
-        for each in done:
-            each.result()
+        try:
+            for each in done:
+                each.result()
+        except KeyboardInterrupt:
+            raise UserError("stopped; the same command goes on") from None
+        finally:  # after Ctrl-C or a failure: what has not begun stays undone
+            pool.shutdown(cancel_futures=True)
     figure = options.logdir / f"{'-'.join(names)}.png"
     report(compare(list(runs), figure), figure)
 

@@ -61,9 +61,10 @@ def mean_and_interval(values: Sequence[float]) -> dict[str, float | list[float] 
 
 def compare(runs: Sequence[Path], figure: Path, metrics: Sequence[str] = METRICS) -> dict:
     """Draw the figure; returns {setting: {metric: what `mean_and_interval` gives of each seed's last value}}, which is
-    also written beside the figure."""
-    groups = settings(runs)
-    logs = {name: [read_metrics(run / "metrics.jsonl") for run in group] for name, group in groups.items()}
+    also written beside the figure. All runs are looked at as far as the shortest goes."""
+    logs = {name: [read_metrics(run / "metrics.jsonl") for run in group] for name, group in settings(runs).items()}
+    shortest = min(log[-1]["frames"] for seeds in logs.values() for log in seeds if log)
+    logs = {name: [[row for row in log if row["frames"] <= shortest] for log in seeds] for name, seeds in logs.items()}
     summary = {}
     for name, seeds in logs.items():
         last = {metric: [row[-1] for log in seeds if (row := values_of(log, metric))] for metric in metrics}

@@ -98,8 +98,8 @@ def world_model_loss(
     or the numbers of a vector); "reward", the normal_nll of the reward received on arriving in the state; "kl", as
     `kl_loss` of model.rssm.latent with the config's kl_balance, free_nats and free_before_mean, times config.kl_scale;
     and, where model.cont is not None, "cont": the cross entropy of its logit with `discount_target`, times
-    config.continue_scale. Each is a mean over batch and time; the loss is their sum. "raw_kl" is the KL in nats, which
-    is not part of the sum.
+    config.continue_scale. Each is a mean over batch and time; the loss is their sum. One more entry is not part of the
+    sum: "raw_kl", the KL in nats.
     """
     config = model.config
     # TODO 3.16: the loss of the world model

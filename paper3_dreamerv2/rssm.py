@@ -5,7 +5,7 @@ prior      p(stoch_t | deter_t)                         what may be the case now
 posterior  q(stoch_t | deter_t, o_t)                    what is the case, having seen o_t: acting uses it
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,6 +29,7 @@ class State(NamedTuple):
         return torch.cat([self.deter, self.stoch], -1)
 
 
+@runtime_checkable
 class Latent(Protocol):
     """What the RSSM has to know of its stochastic part: the two classes below have it."""
 
@@ -118,10 +119,10 @@ class LayerNormGRUCell(nn.Module):
     """The GRU of the official code (nets.py, GRUCell): one dense layer for all gates, normalised together.
 
     z = LayerNorm(W [x, h] + b) over all 3 * deter numbers (eps 1e-3), cut into reset, candidate, update:
-        reset = sigmoid(reset);  candidate = tanh(reset * candidate);  update = sigmoid(update - 1)
+        reset = sigmoid(reset);  candidate = tanh(reset * candidate);  update = sigmoid(update + update_bias)
         h' = update * candidate + (1 - update) * h
-    It is not torch's GRUCell: there update weighs the OLD state, and reset touches the share of h alone. The -1 lets a
-    fresh network remember. Attributes: `layer`, nn.Linear; `norm`, nn.LayerNorm.
+    It is not torch's GRUCell: there update weighs the OLD state, and reset touches the share of h alone. The bias of -1
+    lets a fresh network remember. Attributes: `layer`, nn.Linear; `norm`, nn.LayerNorm; `update_bias`.
     """
 
     def __init__(self, inputs: int, deter: int, update_bias: float = -1.0):
@@ -221,8 +222,9 @@ def kl_loss(
 
     The loss is balance * L(sg(post), prior) + (1 - balance) * L(post, sg(prior)): sg stops the gradient, so that the
     first half moves the prior and the second the posterior. Its value is that of the plain KL, of whose gradient the
-    prior gets 0.8 and the posterior 0.2. L(post, prior) = max(free_nats, mean KL); with free_before_mean the max is
-    taken for each state. balance None: one L, with gradient to both sides in full (DreamerV1).
+    prior gets the share `balance` and the posterior the rest. L(post, prior) = max(free_nats, mean KL); with
+    free_before_mean the max is taken for each state. balance None (not 0): one L, with gradient to both sides in full
+    (DreamerV1). KL itself is for the log: never clipped, and whether it carries gradient does not matter.
     """
 
     # TODO 3.9: KL balancing

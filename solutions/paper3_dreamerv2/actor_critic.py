@@ -44,9 +44,9 @@ def dream_discounts(
     """(discounts, weights) of dreams.
 
     The discount head has `predicted` that of every entry, gamma and all; of the start one knows more than the head:
-    whether it was really an end (is_terminal). Its discount is 0 there, and `discount` where it was none. The weight of
-    entry k is the product of the discounts before it, 1 for the start, without gradient: what follows an end counts
-    nothing.
+    whether it was really an end (is_terminal). Its discount is 0 there, and `discount` where it was none; the others
+    are the head's, with their gradient. The weight of entry k is the product of the discounts before it, 1 for the
+    start: what follows an end counts nothing. Weights carry no gradient.
     """
     ### BEGIN SOLUTION 3.11: how much an imagined step counts
     known = discount * (~is_terminal).to(predicted)
@@ -92,7 +92,7 @@ def actor_loss(
     mix: float = 0.1,
     advantage: Advantage = "next",
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """(loss, mean entropy) of the actor (paper, equation 6; official agent.py).
+    """(loss, mean entropy of the policy over the entries judged) of the actor (paper, equation 6; official agent.py).
 
     The dream's arrays have H + 1 entries, returns H. The actor is judged at the entries k = 0 .. H - 2, where it chose
     action[k + 1], which is worth returns[k + 1]: returns[0] is no action's merit, and what follows the last action is
@@ -103,8 +103,8 @@ def actor_loss(
     - "dynamics": returns[k+1], with its gradient through the dream
     - "both": mix * dynamics + (1 - mix) * reinforce
     To each, entropy_scale * the policy's entropy at feat[k] is added; the loss is minus the mean, over starts and
-    entries, of weight[k] times all this. The policy sees feat without gradient. `actor(feat)` is a distribution with
-    `log_prob(action)` and `entropy()`.
+    entries, of weight[k] times all this (weight carries no gradient). The policy sees feat without gradient;
+    `actor(feat)` is a distribution with `log_prob(action)` and `entropy()`.
     """
     ### BEGIN SOLUTION 3.13: the loss of the actor
     policy = actor(feat[:, :-2].detach())
@@ -132,7 +132,7 @@ def critic_loss(
     """How badly the critic predicts the returns: `normal_nll` of returns[k] under critic(feat[k]), times weight[k].
 
     The mean over starts and all H entries but the last, whose value was the bootstrap. The critic alone has to move:
-    neither the returns nor the states that it sees carry gradient.
+    neither the returns nor the states that it sees carry gradient (weight has none).
     """
     ### BEGIN SOLUTION 3.14: the loss of the critic
     value = critic(feat[:, :-1].detach())

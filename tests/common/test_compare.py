@@ -2,6 +2,7 @@
 
 import json
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,13 @@ def test_comparison_has_the_last_values_and_a_figure(tmp_path):
     assert "world_model/kl" not in summary["baseline"], "nobody has logged it"
     assert json.loads((tmp_path / "out" / "figure.json").read_text()) == summary
     assert (tmp_path / "out" / "figure.png").stat().st_size > 10_000
+
+
+def test_runs_are_compared_as_far_as_the_shortest_goes(tmp_path):
+    runs = [make_run(tmp_path / "long", [0, 1, 2, 3]), make_run(tmp_path / "short", [0, 1], latent="gaussian")]
+    summary = compare(runs, tmp_path / "figure.png")
+    assert summary["baseline"]["policy/eval_return"]["values"] == [1]
+    assert summary["baseline"]["frames"] == [20]
 
 
 def test_command_line(tmp_path, capsys):
@@ -127,3 +135,22 @@ def test_unknown_variants_are_refused(tmp_path, capsys):
 def test_a_bad_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
         settings([tmp_path])
+
+
+def test_ctrl_c_starts_nothing_more(tmp_path, capsys, monkeypatch):
+    """The trainings under way save themselves; those that wait are not begun."""
+    begun = []
+
+    def train_one(train, folder, words, jobs):
+        begun.append(folder.name)
+        if len(begun) == 1:
+            raise KeyboardInterrupt
+        time.sleep(1)
+
+    monkeypatch.setattr(ablate, "train_one", train_one)
+    with pytest.raises(SystemExit):
+        ablate.main(
+            tmp_path / "train.py", ABLATIONS, ["--ablate", "gaussian", "--jobs", "1", "--logdir", str(tmp_path)]
+        )
+    assert "stopped; the same command goes on" in capsys.readouterr().err
+    assert len(begun) <= 2

@@ -70,7 +70,7 @@ def test_decoder_has_the_papers_size(feat, channels, parameters):
 
 def test_decoder_agrees_with_the_layers_written_out():
     """1 -> 5 -> 13 -> 30 -> 64. No activation after the dense layer, none at the end: the mean is not bounded."""
-    decoder, feat = networks.ConvDecoder(7, 3, 2), 30 * torch.randn(5, 7)
+    decoder, feat = networks.ConvDecoder(7, 3, 2), 200 * torch.randn(5, 7)
     x = F.linear(feat, decoder.dense.weight, decoder.dense.bias).reshape(5, 64, 1, 1)
     sides = []
     for i, (weight, bias) in enumerate(layers_of(decoder.deconvs, nn.ConvTranspose2d)):
