@@ -47,9 +47,13 @@ def settings(runs: Sequence[Path]) -> dict[str, list[Path]]:
     for run in runs:
         config = read_config(run)
         differs = [key for key in {**first, **config} if key not in APART and config.get(key) != first.get(key)]
-        name = ", ".join(f"{key}={config.get(key)}" for key in differs) or "baseline"
+        name = ", ".join(f"{key}={_short(config.get(key))}" for key in differs) or "baseline"
         groups.setdefault(name, []).append(run)
     return groups
+
+
+def _short(value) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def mean_and_interval(values: Sequence[float]) -> dict[str, float | list[float] | None]:

@@ -254,7 +254,7 @@ class DreamerV2Agent:
     @property
     def agent_steps(self) -> int:
         """Decisions made since training began, told by the number of updates."""
-        return self.updates * self.config.train_every
+        return max(0, self.updates - self.config.pretrain) * self.config.train_every
 
     def step(self, name: str, network: nn.Module, loss: Tensor) -> Float[Tensor, ""]:
         """An optimiser's step down a loss, in one network's weights alone: nothing is left behind in the others."""
@@ -342,9 +342,9 @@ class DreamerV2Agent:
         self.actor.load_state_dict(state["actor"])
         self.critic.load_state_dict(state["critic"])
         self.updates = state.get("updates", 0)
-        if "slow" in state:
-            self.slow.network.load_state_dict(state["slow"]["network"])
-            self.slow.updates = state["slow"]["updates"]
+        slow = state.get("slow", {"network": state["critic"], "updates": 0})
+        self.slow.network.load_state_dict(slow["network"])
+        self.slow.updates = slow["updates"]
         for name, saved in state.get("optimizers", {}).items():
             self.optimizers[name].load_state_dict(saved)
 

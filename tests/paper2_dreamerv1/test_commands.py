@@ -45,7 +45,7 @@ def test_kill_minus_9_and_resume(tmp_path):
     """What is lost is what came after the last checkpoint, and the log goes on behind it."""
     folder = tmp_path / "run"
     with COMMANDS.start(tmp_path / "1.txt", f"-c {shlex.quote(SAVE_ALWAYS)} {MICRO} --logdir {folder}") as command:
-        command.until(lambda: (folder / "checkpoints").exists() and saved(folder)["frames"] > 800)
+        command.until(lambda: (folder / "checkpoints" / "latest.pt").exists() and saved(folder)["frames"] > 800)
         os.kill(command.process.pid, signal.SIGKILL)
         assert command.wait() == -signal.SIGKILL
     frames, updates = saved(folder)["frames"], saved(folder)["agent"]["updates"]
