@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict, fields
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -63,8 +64,9 @@ def session() -> dict[str, str]:
         commit = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
     except OSError:  # no git here
         commit = ""
+    words = [Path(word).name if before == "--resume" else word for before, word in pairwise(sys.argv)]
     return {
-        "command": " ".join(["python", Path(sys.argv[0]).name, *without(sys.argv[1:], "logdir")]),
+        "command": " ".join(["python", Path(sys.argv[0]).name, *without(words, "logdir")]),
         "started": datetime.now().isoformat(timespec="milliseconds"),
         "hardware": hardware(),
         "commit": commit,

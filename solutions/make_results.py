@@ -18,7 +18,7 @@ import tyro
 
 from common.agent import Agent, load_agent
 from common.checkpoint import load_checkpoint
-from common.config import BaseConfig
+from common.config import BaseConfig, option
 from common.env_wrapper import spaces_of
 from common.errors import UserError, one_line_errors
 from common.evaluate import RandomPolicy, evaluate, line, summarise
@@ -63,6 +63,12 @@ def updates_of(run: Path, log: list[dict[str, float]]) -> int:
     """Updates of a run: papers 2 to 5 keep their number beside the weights, World Models counts them in its log."""
     checkpoint = run / "checkpoints" / "latest.pt"
     return load_checkpoint(checkpoint)["agent"]["updates"] if checkpoint.exists() else int(log[-1]["step"])
+
+
+def command_of(sessions: list[dict[str, str]]) -> str:
+    """What one would type for the whole of a run that was resumed with more steps."""
+    steps = [steps for each in sessions[1:] if (steps := option(each["command"].split(), "steps"))]
+    return " ".join([sessions[0]["command"], *(["--steps", steps[-1]] if steps else [])])
 
 
 def prediction(agent: Agent, config: BaseConfig, episodes: int = 50, context: int = 5, horizon: int = 15) -> dict:
@@ -160,7 +166,7 @@ def main(argv: list[str] | None = None) -> None:
     result = {
         "env": env_id,
         "preset": configs[0]["preset"],
-        "command": seeds[0]["sessions"][0]["command"],
+        "command": command_of(seeds[0]["sessions"]),
         "hardware": seeds[0]["sessions"][0]["hardware"],
         "commit": seeds[0]["sessions"][0]["commit"],
         "mean_over_seeds": float(np.mean([seed["evaluation"]["mean"] for seed in seeds])),

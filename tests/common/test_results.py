@@ -54,3 +54,14 @@ def test_results_are_written_whole(tmp_path, monkeypatch, capsys):
         make_results.main(["paper2_dreamerv1", str(run), str(broken), "--episodes", "3"])
     assert "there is no checkpoint" in capsys.readouterr().err
     assert json.loads((folder / "result.json").read_text()) == result
+
+
+def test_the_command_of_a_resumed_run_has_its_last_steps():
+    first = {"command": "python train.py --seed 0"}
+    assert make_results.command_of([first]) == "python train.py --seed 0"
+    resumed = [
+        first,
+        {"command": "python train.py --resume run --steps 50"},
+        {"command": "python train.py --resume run"},
+    ]
+    assert make_results.command_of(resumed) == "python train.py --seed 0 --steps 50"

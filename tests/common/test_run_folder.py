@@ -71,6 +71,13 @@ def test_a_resumed_run_keeps_its_folder_and_notes_the_session(tmp_path):
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_the_command_that_is_kept_has_no_folders_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["/here/train.py", "--resume", "/home/me/runs/one", "--steps", "5", "--logdir", "/x"]
+    )
+    assert run_folder.session()["command"] == "python train.py --resume one --steps 5"
+
+
 def test_runs_are_found_by_path_by_name_and_as_the_latest(tmp_path, monkeypatch):
     runs, names = tmp_path / "runs", ["20250102-000000-x", "20250103-000000-x", "20250101-000000-x"]
     for name in names:

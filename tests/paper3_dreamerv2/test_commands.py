@@ -144,3 +144,14 @@ def test_the_dmc_preset_plays_walker(tmp_path):
     assert all(row["frames"] == 2 * row["step"] for row in log)
     assert saved(folder)["agent"]["updates"] == 2 + (saved(folder)["frames"] - 200) // 2 // 20
     assert "world_model/cont_loss" not in set().union(*log)
+
+
+def test_the_readmes_comparison_of_latents(tmp_path):
+    """Both are trained by their own process, and one figure is drawn; a second call finds them finished."""
+    line = f"ablate.py --ablate gaussian --seeds 0 --steps 1100 --logdir {tmp_path / 'runs'}"
+    output = run(tmp_path / "1.txt", line)
+    assert "latent=gaussian" in output
+    assert (tmp_path / "runs" / "gaussian.png").stat().st_size > 10_000
+    summary = json.loads((tmp_path / "runs" / "gaussian.json").read_text())
+    assert [len(each["policy/eval_return"]["values"]) for each in summary.values()] == [1, 1]
+    assert run(tmp_path / "2.txt", line).count("finished before") == 2
