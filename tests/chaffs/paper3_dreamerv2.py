@@ -169,7 +169,7 @@ UTILS_CHAFFS = [
         "no decay where there is no gradient",
         "utils.py",
         DECAY,
-        "torch._foreach_mul_([p for p in parameters if p.grad.any()], 1 - weight_decay)",
+        "for parameter in parameters:\n                parameter.mul_(1 - weight_decay if parameter.grad.any() else 1)",
     ),
     Chaff(
         "3.3",
@@ -700,7 +700,9 @@ RSSM_CHAFFS = [
         "rssm.py",
         WHOLE,
         """
-        state, posts, priors = getattr(self, "last", None) or self.initial(len(embed)), [], []
+        state, posts, priors = getattr(self, "last", None), [], []
+        if state is None or len(state.deter) != len(embed):
+            state = self.initial(len(embed))
         for t in range(embed.shape[1]):
             state, prior = self.obs_step(state, prev_action[:, t], embed[:, t], is_first[:, t], noise[:, t])
             posts.append(state)
