@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from common.checkpoint import load_checkpoint
@@ -42,6 +42,10 @@ class Agent(Protocol):
 
     def reconstruct(self, batch: Rows) -> UInt8[np.ndarray, "batch time height width channels"]:
         """What the model keeps of the images of a batch of sequences."""
+
+    def latent_use(self, batch: Rows) -> Float[np.ndarray, " dim"] | Int[np.ndarray, "variables classes"]:
+        """How much of the latent a batch of sequences uses: of a Gaussian the KL of each dimension in nats, of a
+        discrete code how often each class of each variable occurs."""
 
     def begin_dream(self, context: Rows) -> State:
         """The state after taking in context rows (batch, time, ...); the last row is where the dream starts."""

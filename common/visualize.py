@@ -13,7 +13,15 @@ from common.config import BaseConfig, pick_device
 from common.errors import UserError, one_line_errors
 from common.evaluate import open_episodes, rollout
 from common.metrics import read_metrics
-from common.plots import compare_predictions, plot_curves, predict, visualize_imagination, visualize_vae
+from common.plots import (
+    compare_predictions,
+    plot_codebook,
+    plot_curves,
+    plot_latent_use,
+    predict,
+    visualize_imagination,
+    visualize_vae,
+)
 from common.tiny_envs import SCORES
 from common.video import error_frames, side_by_side, write_video
 
@@ -85,6 +93,8 @@ def draw(agent: Agent, episodes: list[Rows], folder: Path, options: VisualizeOpt
     written = [
         visualize_vae(agent, {key: value[None] for key, value in longest.items()}, figures / "reconstructions.png")
     ]
+    used = agent.latent_use({key: value[None] for key, value in longest.items()})
+    written.append((plot_codebook if used.ndim > 1 else plot_latent_use)(used, figures / "latents.png"))
     written.append(visualize_imagination(agent, starts, figures / "imagination.png", 15, options.num_dreams))
     written.append(compare_predictions(agent, truth, figures / "predictions.png", context)[0])
 

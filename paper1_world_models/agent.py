@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from common.agent import DreamStep, Rows, State
 from common.env_wrapper import action_size, is_discrete
+from common.metrics import kl_gaussian
 from common.replay_buffer import ReplayBuffer
 from paper1_world_models.config import Config
 from paper1_world_models.controller import Controller
@@ -149,6 +150,14 @@ class WorldModelsAgent:
         """Every frame through V and back, from the posterior's mean."""
         mu = self.encode(batch)["mu"]
         return to_image(self.vae.decoder(mu.flatten(0, 1))).unflatten(0, mu.shape[:2]).cpu().numpy()
+
+    @torch.no_grad()
+    def latent_use(self, batch: Rows) -> Float[np.ndarray, " dim"]:
+        """KL of each dimension of z from N(0, 1), mean over the frames, in nats."""
+        rows = self.encode(batch)
+        zeros = torch.zeros_like(rows["mu"])
+        kl = kl_gaussian(rows["mu"], (rows["logvar"] / 2).exp(), zeros, zeros + 1)
+        return kl.flatten(0, 1).mean(0).cpu().numpy()
 
     @torch.no_grad()
     def begin_dream(self, context: Rows) -> State:

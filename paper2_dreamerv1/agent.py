@@ -260,6 +260,13 @@ class DreamerV1Agent:
         """Every frame as the posterior's state pictures it."""
         return to_image(self.model.decoders["image"](rssm.State(**self.observe(batch)).feat)).cpu().numpy()
 
+    @torch.no_grad()
+    def latent_use(self, batch: Rows) -> Float[np.ndarray, " dim"]:
+        """KL of the posterior from the prior in each dimension, mean over the rows, in nats."""
+        batch = self.to_tensors(batch)
+        post, prior = self.model.rssm.observe(self.model.embed(batch), batch["prev_action"])
+        return kl_gaussian(post.mean, post.std, prior.mean, prior.std).flatten(0, 1).mean(0).cpu().numpy()
+
     def observe(self, rows: Rows) -> State:
         """Posteriors (batch, time, ...) of rows; each begins with the first row, as if an episode did."""
         batch = self.to_tensors(rows)

@@ -80,8 +80,8 @@ def actor_loss(
     the bootstrap alone.
     - "reinforce": log pi(action[k+1] | feat[k]) * (returns[k+1] - baseline[k]), gradient through log pi alone: actions,
       returns and baseline carry none. With advantage "same", as the paper's equation is written, returns[k] takes the
-      place of returns[k+1] (here, not in "dynamics")
-    - "dynamics": returns[k+1], with its gradient through the dream
+      place of returns[k+1]
+    - "dynamics": returns[k+1], whatever `advantage` is, with its gradient through the dream
     - "both": mix * dynamics + (1 - mix) * reinforce
     To each, entropy_scale * the policy's entropy at feat[k] is added; the loss is minus the mean, over starts and
     entries, of weight[k] times all this (weight carries no gradient). The policy sees feat without gradient;

@@ -8,7 +8,7 @@ posterior  q(stoch_t | deter_t, o_t)                    what is the case, having
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,8 +45,12 @@ class Latent(Protocol):
     def kl(self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]) -> Float[Tensor, "*batch"]:
         """KL(post || prior) of whole states, in nats."""
 
-    def use(self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]) -> dict[str, Tensor]:
-        """How much of the latent is in use on a batch, under the names of common/metrics.py."""
+    def use(self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]) -> Tensor:
+        """How much of the latent is in use on a batch: how often each class of each variable is the likeliest, or the
+        mean KL of each dimension in nats."""
+
+    def use_metrics(self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]) -> dict[str, Tensor]:
+        """The same in a number or two, under the names of common/metrics.py."""
 
 
 class DiscreteLatent:
@@ -74,15 +78,20 @@ class DiscreteLatent:
         """KL(post || prior) of states, in nats.
 
         Each variable has a KL, the sum over its classes of p ln(p / q); the variables are independent, and the state's
-        KL is the SUM of theirs. Logits may be large: take the logarithm of a softmax as `log_softmax`.
+        KL is the SUM of theirs. Logits may be so large that a probability is 0 in float32, and the KL is still finite:
+        take the logarithm of a softmax as `log_softmax`.
         """
         # TODO 3.4: the divergence of categoricals
         raise NotImplementedError("exercise 3.4: the divergence of categoricals")
 
-    def use(self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]) -> dict[str, Tensor]:
-        post, prior = self.logits(post), self.logits(prior)
-        _, perplexity = categorical_use(class_counts(post.argmax(-1), self.classes))
-        informative = informative_units(kl_categorical(post, prior))
+    def use(
+        self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]
+    ) -> Int[Tensor, "variables classes"]:
+        return class_counts(self.logits(post).argmax(-1), self.classes)
+
+    def use_metrics(self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]) -> dict[str, Tensor]:
+        _, perplexity = categorical_use(self.use(post, prior))
+        informative = informative_units(kl_categorical(self.logits(post), self.logits(prior)))
         return {"latent_use": informative.float().mean(), "latent_perplexity": perplexity}
 
 
@@ -110,9 +119,11 @@ class GaussianLatent:
         ratio, distance = post_std / prior_std, (post_mean - prior_mean) / prior_std
         return (0.5 * (ratio.square() + distance.square() - 1) - ratio.log()).sum(-1)
 
-    def use(self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]) -> dict[str, Tensor]:
-        kl = kl_gaussian(*self.mean_std(post), *self.mean_std(prior))
-        return {"latent_use": informative_units(kl).float().mean()}
+    def use(self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]) -> Float[Tensor, " stoch"]:
+        return kl_gaussian(*self.mean_std(post), *self.mean_std(prior)).flatten(0, -2).mean(0)
+
+    def use_metrics(self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]) -> dict[str, Tensor]:
+        return {"latent_use": (self.use(post, prior) > 0.01).float().mean()}
 
 
 class LayerNormGRUCell(nn.Module):

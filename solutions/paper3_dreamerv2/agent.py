@@ -6,7 +6,7 @@ from collections import defaultdict
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -272,7 +272,8 @@ class DreamerV2Agent:
             "world_model/reward_error": error,
             "world_model/reward_sign_accuracy": sign_accuracy,
         }
-        metrics |= {f"world_model/{key}": value for key, value in model.rssm.latent.use(post.raw, prior.raw).items()}
+        used = model.rssm.latent.use_metrics(post.raw, prior.raw)
+        metrics |= {f"world_model/{key}": value for key, value in used.items()}
         if "image" in model.decoders:
             metrics["world_model/recon_error"] = (model.decoders["image"](feat) - batch["image"]).square().mean()
         if model.cont is not None:
@@ -290,6 +291,13 @@ class DreamerV2Agent:
     def reconstruct(self, batch: Rows) -> UInt8[np.ndarray, "batch time height width channels"]:
         """Every frame as the posterior's state pictures it."""
         return to_image(self.model.decoders["image"](rssm.State(**self.observe(batch)).feat)).cpu().numpy()
+
+    @torch.no_grad()
+    def latent_use(self, batch: Rows) -> Float[np.ndarray, " dim"] | Int[np.ndarray, "variables classes"]:
+        """Of discrete latents how often each class is the likeliest, of a Gaussian the KL of each dimension in nats."""
+        batch = self.to_tensors(batch)
+        post, prior = self.model.rssm.observe(self.model.embed(batch), batch["prev_action"], batch["is_first"])
+        return self.model.rssm.latent.use(post.raw, prior.raw).cpu().numpy()
 
     def observe(self, rows: Rows) -> State:
         """Posteriors (batch, time, ...) of rows; a new episode among them begins afresh."""

@@ -138,7 +138,7 @@ def optimizer_step(
     1. clip: where the norm of all gradients TOGETHER is above `clip`, all are scaled down to it
     2. decay: every parameter is multiplied by 1 - weight_decay. Biases, too; and whatever the learning rate is (torch's
        AdamW would multiply the decay by it, Adam's weight_decay is another thing again)
-    3. the optimiser's own step, with each parameter's `grad` set
+    3. the optimiser's own step, with each parameter's `grad` set (the gradients given may be changed)
     """
     ### BEGIN SOLUTION 3.3: clip, decay, step
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -45,7 +45,7 @@ def test_dreams_begin_at_the_last_context_row_and_follow_the_policy(tmp_path):
         frames = frames_of(tmp_path / "videos" / f"dream_{i}.gif")
         start = int(rows["image"][3, 0, 0, 0])
         assert frames[:, TITLE + 5, 5, 0].tolist() == [start + 2 * k for k in range(8)]  # the real one, then 7 dreamt
-    assert len(written) == len(set(written)) == 3 + 3 + 1
+    assert len(written) == len(set(written)) == 4 + 3 + 1
     assert all(path.is_file() for path in written)
 
 
@@ -75,7 +75,7 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     path = save_toy(tmp_path / "run" / "model.pt")
     run_visualize(tmp_path, "--checkpoint", path, "--num-dreams", 2, "--horizon", 6)
     printed = [line.removeprefix("written: ") for line in capsys.readouterr().out.splitlines() if "written" in line]
-    names = ["figures/reconstructions.png", "figures/imagination.png", "figures/predictions.png"]
+    names = [f"figures/{name}.png" for name in ("reconstructions", "latents", "imagination", "predictions")]
     names += ["videos/dream_0.gif", "videos/dream_1.gif", "videos/predictions.gif"]
     assert sorted(printed) == sorted(str(tmp_path / "run" / name) for name in names)  # and no curve without a log
     assert len(frames_of(tmp_path / "run" / "videos" / "dream_1.gif")) == 7

@@ -73,6 +73,9 @@ class ToyAgent:
     def reconstruct(self, batch):
         return batch["image"]
 
+    def latent_use(self, batch):
+        return np.array([0.5, 0.0])
+
     def begin_dream(self, context):
         return {"image": torch.as_tensor(context["image"][:, -1])}
 

@@ -169,7 +169,7 @@ def test_the_readmes_commands_on_car_racing(tmp_path):
 
     line = f"{FOLDER}/visualize.py --checkpoint model.pt --num-dreams 2 --horizon 10 --device cpu"
     run(tmp_path / "3.txt", line, folder)
-    for name in ("reconstructions", "imagination", "predictions", "learning_curve"):
+    for name in ("reconstructions", "latents", "imagination", "predictions", "learning_curve"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 1000
     for name in ("dream_0", "dream_1", "predictions"):
         assert 1 < gif_length(folder / "videos" / f"{name}.gif") <= 11

@@ -869,3 +869,14 @@ def test_world_model_learns_what_an_action_does():
             predicted = dream(agent, rows, 1, action).images[:, 0] / 255.0
             errors.append(np.square(predicted - action[:, 0, 1, None, None, None]).mean())
     assert np.mean(errors) < 0.1
+
+
+@pytest.mark.parametrize(("latent", "shape"), [("discrete", (3, 4)), ("gaussian", (3,))])
+def test_latent_use_is_what_the_figure_draws(latent, shape):
+    """Counts of classes, which add up to the rows, or nats of each dimension, none negative."""
+    agent = make_agent(latent=latent, stoch=3, classes=4)
+    used = agent.latent_use(make_rows(2, 5))
+    assert used.shape == shape
+    assert (used >= 0).all()
+    if latent == "discrete":
+        assert (used.sum(1) == 10).all()

@@ -901,12 +901,12 @@ def test_use_of_the_latent_is_counted():
     latent = rssm.DiscreteLatent(VARIABLES, CLASSES)
     always = torch.zeros(6, 5, 12)
     always[..., [0, 4, 8]] = 20
-    use = latent.use(always, always)
+    use = latent.use_metrics(always, always)
     assert use.keys() == {"latent_use", "latent_perplexity"}
     expect_close(use["latent_use"], 0.0, what="latent_use")
     expect_close(use["latent_perplexity"], 1.0, what="latent_perplexity")
     free = latent.sample(torch.zeros(600, 12), latent.noise((600,), torch.device("cpu"))) * 20
-    use = latent.use(free, torch.zeros(600, 12))
+    use = latent.use_metrics(free, torch.zeros(600, 12))
     expect_close(use["latent_use"], 1.0, what="latent_use, every class as often")
     expect_close(use["latent_perplexity"], 4.0, rtol=0.05, what="latent_perplexity")
-    assert rssm.GaussianLatent(3).use(torch.randn(4, 6), torch.randn(4, 6)).keys() == {"latent_use"}
+    assert rssm.GaussianLatent(3).use_metrics(torch.randn(4, 6), torch.randn(4, 6)).keys() == {"latent_use"}

@@ -65,7 +65,7 @@ def test_evaluation_and_pictures_of_a_trained_agent(trained, capsys):
     assert len(result["returns"]) == 3
     arguments = ["--checkpoint", str(trained / "model.pt"), "--num-dreams", "2", "--horizon", "5"]
     visualisation.visualize.main(*evaluation.AGENT, arguments)
-    for name in ("reconstructions", "imagination", "predictions", "learning_curve"):
+    for name in ("reconstructions", "latents", "imagination", "predictions", "learning_curve"):
         assert (trained / "figures" / f"{name}.png").stat().st_size > 1000
     assert (trained / "videos" / "dream_0.gif").exists()
 
