@@ -93,7 +93,8 @@ def draw(agent: Agent, episodes: list[Rows], folder: Path, options: VisualizeOpt
     written = [
         visualize_vae(agent, {key: value[None] for key, value in longest.items()}, figures / "reconstructions.png")
     ]
-    used = agent.latent_use({key: value[None] for key, value in longest.items()})
+    shortest = min(len(rows["reward"]) for rows in episodes)
+    used = agent.latent_use({key: np.stack([rows[key][:shortest] for rows in episodes]) for key in longest})
     written.append((plot_codebook if used.ndim > 1 else plot_latent_use)(used, figures / "latents.png"))
     written.append(visualize_imagination(agent, starts, figures / "imagination.png", 15, options.num_dreams))
     written.append(compare_predictions(agent, truth, figures / "predictions.png", context)[0])

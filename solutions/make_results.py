@@ -3,7 +3,7 @@
     python -m solutions.make_results paper1_world_models RUN [RUN ...] --episodes 50
 
 The runs are seeds of one command. The folder gets result.json, the learning curve, the pictures and videos of the first
-run, and its weights where they have at most 2 MB.
+run, and its weights where they have at most 2 MB (in half precision, where that is what it takes).
 """
 
 import importlib
@@ -17,7 +17,7 @@ import torch
 import tyro
 
 from common.agent import Agent, load_agent
-from common.checkpoint import load_checkpoint
+from common.checkpoint import load_checkpoint, save_checkpoint
 from common.config import BaseConfig, option
 from common.env_wrapper import spaces_of
 from common.errors import UserError, one_line_errors
@@ -91,6 +91,19 @@ def prediction(agent: Agent, config: BaseConfig, episodes: int = 50, context: in
             "copy_last_frame_error_at_last": float(predicted.copy_mse[-1]),
         }
     }
+
+
+def copy_weights(model: Path, copy: Path) -> None:
+    """Weights of at most MAX_BYTES: as they are, or else in half precision; nothing where that is too much, too."""
+    if model.stat().st_size > MAX_BYTES:
+        payload = load_checkpoint(model)
+        half = lambda value: value.half() if value.is_floating_point() else value
+        halves = lambda weights: {key: half(value) for key, value in weights.items()}
+        save_checkpoint(copy, payload | {"agent": {name: halves(each) for name, each in payload["agent"].items()}})
+        if copy.stat().st_size > MAX_BYTES:
+            copy.unlink()
+    else:
+        shutil.copy(model, copy)
 
 
 def table() -> str:
@@ -197,8 +210,7 @@ def main(argv: list[str] | None = None) -> None:
         extra.unlink()  # one dream is enough to commit
     for run in options.runs:
         shutil.copy(run / "metrics.jsonl", folder / f"metrics_seed{read_config(run)['seed']}.jsonl")
-    if (options.runs[0] / "model.pt").stat().st_size <= MAX_BYTES:
-        shutil.copy(options.runs[0] / "model.pt", folder / "model.pt")
+    copy_weights(options.runs[0] / "model.pt", folder / "model.pt")
     shutil.rmtree(finished, ignore_errors=True)
     folder.rename(finished)
     write_readme()

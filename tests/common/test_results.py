@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
+import torch
 
+from common.checkpoint import load_checkpoint, save_checkpoint
 from solutions import make_results
 from solutions.paper2_dreamerv1 import train
 
@@ -65,3 +67,16 @@ def test_the_command_of_a_resumed_run_has_its_last_steps():
         {"command": "python train.py --resume run"},
     ]
     assert make_results.command_of(resumed) == "python train.py --seed 0 --steps 50"
+
+
+@pytest.mark.parametrize(("limit", "dtype"), [(2**20, torch.float32), (30_000, torch.float16), (10_000, None)])
+def test_large_weights_are_kept_in_half_precision(limit, dtype, tmp_path, monkeypatch):
+    """10,000 numbers: as they are, in half precision, or not at all."""
+    monkeypatch.setattr(make_results, "MAX_BYTES", limit)
+    save_checkpoint(tmp_path / "model.pt", {"paper": "toy", "agent": {"net": {"w": torch.ones(100, 100)}}})
+    make_results.copy_weights(tmp_path / "model.pt", tmp_path / "copy.pt")
+    assert (tmp_path / "copy.pt").exists() == (dtype is not None)
+    if dtype:
+        weight = load_checkpoint(tmp_path / "copy.pt", paper="toy")["agent"]["net"]["w"]
+        assert weight.dtype == dtype
+        assert (weight == 1).all()
