@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
 
     seconds = []
     for _ in range(options.warmup + options.repeats):
-        agent.updates = config.actor_delay + 1  # actor and critic learn, and nothing is diagnosed
+        agent.updates = getattr(config, "actor_delay", 0) + 1  # actor and critic learn, and nothing is diagnosed
         start = time.perf_counter()
         agent.update(rows)
         if device.type == "cuda":
