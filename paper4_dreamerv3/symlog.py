@@ -34,8 +34,7 @@ def twohot(x: Float[Tensor, "*shape"], bins: Float[Tensor, " bins"]) -> Float[Te
     """A number as weights on the two bins around it, so that the weighted mean of the bins is the number again.
 
     The nearer bin gets the greater weight; the two weights sum to 1. On a bin all weight is on it (with bins that are
-    the same, on any of these), beyond an end all is on the end. The weights are float32, like the bins, whatever x is;
-    they need no gradient.
+    the same, on any of these), beyond an end all is on the end. x is float32, like the bins. No gradient is needed.
     """
     # TODO 4.3: a number as two weights
     raise NotImplementedError("exercise 4.3: a number as two weights")
@@ -58,7 +57,7 @@ class TwoHot:
 
     def loss(self, target: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
         """Cross entropy with the target's two-hot code, in nats: 5.541 for 255 equal weights."""
-        return -(twohot(target, self.bins) * self.logits.log_softmax(-1)).sum(-1)
+        return -(twohot(target.float(), self.bins) * self.logits.log_softmax(-1)).sum(-1)
 
 
 class SymlogTwoHot(TwoHot):

@@ -403,10 +403,11 @@ def test_gradient_of_the_loss_is_the_error():
     assert found[1] is None, "gradient flows into the target"
 
 
-@pytest.mark.exercise(id="4.3")
+@pytest.mark.exercise(id="4.4")
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_weights_are_float32_whatever_the_number_is(dtype):
-    bins = symlog.make_bins(9)
-    weights = symlog.twohot(torch.tensor([0.5, -3.0], dtype=dtype), bins)
-    assert weights.dtype == torch.float32
-    expect_close(weights @ bins, [0.5, -3.0], what="the weighted mean of the bins")
+def test_losses_are_float32_whatever_the_target_is(dtype):
+    bins, target = symlog.make_bins(9), torch.tensor([0.5, -3.0])
+    predicted = symlog.TwoHot(torch.randn(2, 9), bins)
+    loss = predicted.loss(target.to(dtype))
+    assert loss.dtype == torch.float32
+    expect_close(loss, predicted.loss(target), what="the loss of the same target in float32")
