@@ -20,7 +20,7 @@ from common.plots import plot_panels
 from common.run_folder import read_config, write_json
 
 METRICS = ("policy/eval_return", "world_model/kl", "world_model/recon_error", "world_model/latent_use")
-# options that do not make another setting
+# Options that do not make another setting: chance, the machine, how long a run is and how often it is looked at.
 APART = ("seed", "device", "steps", "eval_every", "eval_episodes", "log_every")
 
 

@@ -64,6 +64,7 @@ def session() -> dict[str, str]:
         commit = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
     except OSError:  # no git here
         commit = ""
+    # A run's name is enough: the folders around it are this machine's.
     words = [Path(word).name if before == "--resume" else word for before, word in pairwise(sys.argv)]
     return {
         "command": " ".join(["python", Path(sys.argv[0]).name, *without(words, "logdir")]),

@@ -125,7 +125,8 @@ class GaussianLatent:
         return kl_gaussian(*self.mean_std(post), *self.mean_std(prior)).flatten(0, -2).mean(0)
 
     def use_metrics(self, post: Float[Tensor, "*batch raw"], prior: Float[Tensor, "*batch raw"]) -> dict[str, Tensor]:
-        return {"latent_use": (self.use(post, prior) > 0.01).float().mean()}
+        kl = kl_gaussian(*self.mean_std(post), *self.mean_std(prior))
+        return {"latent_use": informative_units(kl).float().mean()}
 
 
 class LayerNormGRUCell(nn.Module):
