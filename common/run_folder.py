@@ -105,9 +105,10 @@ def config_to_dict(config) -> dict:
 
 
 def config_from_dict(cls: type, values: dict):
-    """The other way round; keys that this version does not know are left out."""
+    """The other way round, whatever json made of tuples; keys that this version does not know are left out."""
     known = {field.name for field in fields(cls)}
-    return cls(**{key: value for key, value in values.items() if key in known})
+    as_it_was = lambda value: tuple(value) if isinstance(value, list) else value
+    return cls(**{key: as_it_was(value) for key, value in values.items() if key in known})
 
 
 def find_run(name: str, runs: Path) -> Path:

@@ -54,10 +54,14 @@ DIAGNOSE_EVERY = 100  # updates between the metrics that are not losses
 
 def check_sizes(config: Config) -> None:
     """Raise UserError for sizes that do not go together."""
+    halved, smallest = 2 ** len(config.mults), config.mults[-1] * config.depth
     for good, what in (
-        (config.image_size % 16 == 0, f"--image-size must be a multiple of 16, not {config.image_size}"),
+        (config.image_size % halved == 0, f"--image-size must be a multiple of {halved}, not {config.image_size}"),
         (config.deter % config.blocks == 0, f"--deter {config.deter} cannot be cut into --blocks {config.blocks}"),
-        (4 * config.depth % config.blocks == 0, f"4 x --depth {config.depth} is not a multiple of {config.blocks}"),
+        (
+            smallest % config.blocks == 0,
+            f"{smallest} channels (--depth) are not a multiple of {config.blocks} (--blocks)",
+        ),
         (config.classes <= 256, f"--classes may be 256 at most, not {config.classes}: they are stored in a byte"),
     ):
         if not good:

@@ -29,7 +29,7 @@ class Config(RunnerConfig):
     steps: int = 1_000_000
     """Environment frames to play."""
     image_size: int = 64
-    """Side of the square frames, a multiple of 16 (code: 64, on Atari 96)."""
+    """Side of the square frames, a multiple of 16, or of what `mults` halves to 1 (code: 64, on Atari 96)."""
     grayscale: bool = False
     """Atari: frames in grey."""
     full_actions: bool = True
@@ -55,7 +55,9 @@ class Config(RunnerConfig):
     classes: int = 16
     """Classes of each variable."""
     depth: int = 16
-    """Channels of the convolutions, times 2, 3, 4, 4."""
+    """Channels of the convolutions, times `mults`."""
+    mults: tuple[int, ...] = (2, 3, 4, 4)
+    """One convolution for each, which halves the picture: 64 x 64 to 4 x 4."""
     strided: bool = False
     """Encode with convolutions in steps of two instead of pooling: a quarter of the work (code: an option)."""
     squash_image: bool = True
@@ -70,6 +72,9 @@ class Config(RunnerConfig):
 
     unimix: float = 0.01
     """Share of chance in latents and discrete actions."""
+    post_scale: float = 1.0
+    """How much larger the posterior's last weights begin. At 1 its first samples are nearly pure chance, and the
+    decoder learns to overlook them: where there is little time to learn, that costs most of it."""
     free_nats: float = 1.0
     dyn_scale: float = 1.0
     """Weight of the KL that moves the prior (2023: 0.5)."""
@@ -136,24 +141,28 @@ PRESETS = {
     # Learns TinyCatch and TinyReacher in minutes on two cores: the same modules, small.
     "tiny": Config(
         env="TinyCatch-v0",
-        steps=12_000,
+        steps=18_000,
         num_envs=8,
-        eval_every=1_000,
+        replay_capacity=100_000,
+        eval_every=2_000,
         eval_episodes=50,
         log_every=500,
+        image_size=32,
         deter=128,
         hidden=64,
-        stoch=16,
-        classes=16,
-        depth=4,
-        strided=True,
+        stoch=32,
+        classes=8,
+        depth=8,
+        mults=(2, 3, 4),
         squash_image=False,
+        post_scale=10.0,
+        rep_scale=0.03,
         units=64,
         bins=63,
         horizon=10,
         imag_last=8,
         discount=0.95,
-        entropy_scale=1e-3,
+        entropy_scale=5e-4,
         batch=16,
         length=16,
         replay_ratio=32.0,

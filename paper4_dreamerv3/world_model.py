@@ -312,7 +312,16 @@ class RSSM(nn.Module):
     """
 
     def __init__(
-        self, actions: int, tokens: int, deter: int, hidden: int, stoch: int, classes: int, blocks: int, unimix: float
+        self,
+        actions: int,
+        tokens: int,
+        deter: int,
+        hidden: int,
+        stoch: int,
+        classes: int,
+        blocks: int,
+        unimix: float,
+        post_scale: float = 1.0,
     ):
         super().__init__()
         self.deter, self.stoch, self.classes, self.blocks, self.unimix = deter, stoch, classes, blocks, unimix
@@ -322,7 +331,8 @@ class RSSM(nn.Module):
         self.core_norm = RMSNorm(deter)
         self.core_gates = BlockLinear(deter, 3 * deter, blocks)
         self.prior_net = nn.Sequential(mlp(deter, hidden, 2), Linear(hidden, stoch * classes))
-        self.post_in, self.post_out = dense(deter + tokens, hidden), Linear(hidden, stoch * classes)
+        self.post_in = dense(deter + tokens, hidden)
+        self.post_out = Linear(hidden, stoch * classes, post_scale)
 
     def initial(self, batch_size: int) -> State:
         """Zeros: the state before a sequence's first row."""
@@ -414,7 +424,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config = config
         stoch = config.stoch * config.classes
-        depths = tuple(config.depth * each for each in (2, 3, 4, 4))
+        depths = tuple(config.depth * each for each in config.mults)
         self.encoder = Encoder(observation_space, depths, config.units, strided=config.strided)
         self.rssm = RSSM(
             actions,
@@ -425,6 +435,7 @@ class WorldModel(nn.Module):
             config.classes,
             config.blocks,
             config.unimix,
+            config.post_scale,
         )
         self.decoder = Decoder(
             observation_space,

@@ -58,7 +58,10 @@ def check_sizes(config: Config) -> None:
     for good, what in (
         (config.image_size % halved == 0, f"--image-size must be a multiple of {halved}, not {config.image_size}"),
         (config.deter % config.blocks == 0, f"--deter {config.deter} cannot be cut into --blocks {config.blocks}"),
-        (smallest % config.blocks == 0, f"{smallest} channels (--depth) are not a multiple of {config.blocks} (--blocks)"),
+        (
+            smallest % config.blocks == 0,
+            f"{smallest} channels (--depth) are not a multiple of {config.blocks} (--blocks)",
+        ),
         (config.classes <= 256, f"--classes may be 256 at most, not {config.classes}: they are stored in a byte"),
     ):
         if not good:

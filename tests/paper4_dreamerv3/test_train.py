@@ -210,7 +210,6 @@ def test_small_presets_are_the_same_algorithm():
             "unimix",
             "free_nats",
             "dyn_scale",
-            "rep_scale",
             "reward_head",
             "bin_space",
             "recon_grad",
@@ -222,7 +221,8 @@ def test_small_presets_are_the_same_algorithm():
         assert preset.batch * preset.length * preset.replay_ratio > 0
         assert (preset.blocks, preset.prefill) == (8, 0)
     assert PRESETS["tiny"].env == "TinyCatch-v0"
-    assert PRESETS["small"].squash_image
+    for option in ("squash_image", "post_scale", "rep_scale", "mults"):  # tiny has other ones, and says why
+        assert getattr(PRESETS["small"], option) == getattr(Config(), option), option
 
 
 def test_atari_is_told_what_only_atari_knows():
@@ -251,9 +251,9 @@ def test_atari_is_told_what_only_atari_knows():
         (["--resume", "nowhere"], "nowhere holds no run"),
         (["--env", "CarRacing-v3", "--obs", "vector"], "CarRacing-v3 does not observe 'vector', only image"),
         (["--bin-space", "linear"], "invalid choice 'linear'"),
-        (["--image-size", "60"], "--image-size must be a multiple of 16, not 60"),
+        (["--image-size", "60"], "--image-size must be a multiple of 8, not 60"),
         (["--deter", "12", "--blocks", "8"], "--deter 12 cannot be cut into --blocks 8"),
-        (["--deter", "16", "--depth", "1", "--blocks", "8"], "4 x --depth 1 is not a multiple of 8"),
+        (["--deter", "16", "--depth", "1", "--blocks", "8"], "4 channels (--depth) are not a multiple of 8 (--blocks)"),
         (["--classes", "300"], "--classes may be 256 at most, not 300"),
         (["--imag-last", "1"], "--imag-last must be 2 or more, got 1"),
     ],
