@@ -154,6 +154,13 @@ SYMLOG_CHAFFS = [
         """,
     ),
     Chaff("4.3", "the lower end is 0", "symlog.py", ".clamp(bins[0], bins[-1])", ".clamp(0 * bins[0], bins[-1])"),
+    Chaff(
+        "4.3",
+        "the lower end mirrors the upper one",
+        "symlog.py",
+        ".clamp(bins[0], bins[-1])",
+        ".clamp(-bins[-1], bins[-1])",
+    ),
     Chaff("4.3", "the sign is lost", "symlog.py", "x.detach()", "x.detach().abs()"),
     Chaff("4.3", "the last bin is never reached", "symlog.py", "len(bins) - 1)", "len(bins) - 2)"),
     Chaff("4.3", "the bins above the right ones", "symlog.py", "right=True)", "right=True).add(1)"),
@@ -219,6 +226,13 @@ SYMLOG_CHAFFS = [
     Chaff("4.3", "weight on all bins, by distance", "symlog.py", SCATTER, "(-(x - bins).abs()).softmax(-1)"),
     # ---- 4.4 ----
     Chaff("4.4", "a plain sum", "symlog.py", PAIRS, "terms.sum(-1)"),
+    Chaff(
+        "4.4",
+        "each side first, then the two",
+        "symlog.py",
+        PAIRS,
+        "terms[..., :half].sum(-1) + terms.flip(-1)[..., :half].sum(-1) + middle",
+    ),
     Chaff("4.4", "a plain sum, rounded", "symlog.py", PAIRS, "terms.sum(-1).round()"),
     Chaff(
         "4.4",

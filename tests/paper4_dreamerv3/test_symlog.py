@@ -234,6 +234,12 @@ def test_a_number_beyond_an_end_is_the_end(x):
 
 
 @pytest.mark.exercise(id="4.3")
+def test_the_ends_need_not_be_mirror_images():
+    found = symlog.twohot(torch.tensor([-1.0, 0.25, 5.0]), torch.tensor([0.0, 1.0, 3.0]))
+    expect_close(found, [[1, 0, 0], [0.75, 0.25, 0], [0, 0, 1]], what="codes on bins from 0 to 3")
+
+
+@pytest.mark.exercise(id="4.3")
 def test_bins_that_are_the_same_share_a_number_between_them():
     """Two zeros in the middle: whichever has the weight, it is 1 in all; beside them the nearer one counts."""
     bins = torch.tensor([-4.0, -2.0, 0.0, 0.0, 2.0, 4.0])
@@ -289,6 +295,18 @@ def test_equal_weights_mean_exactly_zero(count, constant):
     assert (found == 0).all(), f"equal weights give {found[0]}, not exactly 0" + (
         ": add the pairs bin k and bin -1 - k first" if abs(found[0] - plain) < 0.2 else ""
     )
+
+
+@pytest.mark.exercise(id="4.4")
+def test_a_small_mean_does_not_drown_in_the_millions():
+    """Equal weights but for one bin near 0: the pairs of all others cancel exactly. Each side's sum first, and then the
+    two, is exact where all are equal, and off by the rounding of 1.9e6 here."""
+    bins = torch.tensor(golden("dv3_twohot_symexp_bins")["bins"])
+    logits = torch.zeros(255)
+    logits[131] = 2.0
+    share = logits.double().softmax(-1)
+    expected = (share[131] - share[0]) * bins[131]
+    expect_close(symlog.TwoHot(logits, bins).mean(), expected, rtol=1e-4, what="mean of nearly equal weights")
 
 
 @pytest.mark.exercise(id="4.4")
