@@ -15,7 +15,7 @@ class LaProp(torch.optim.Optimizer):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter | dict],
         lr: float = 4e-5,
         *,
         warmup: int = 1000,

@@ -1,5 +1,6 @@
-"""Time per update on random data: python -m solutions.benchmark paper2_dreamerv1 --preset small"""
+"""Time per update on random data: python -m solutions.benchmark paper2_dreamerv1 --preset small --set batch=16"""
 
+import ast
 import importlib
 import time
 from dataclasses import dataclass, replace
@@ -22,10 +23,8 @@ class Options:
     paper: tyro.conf.Positional[str]
     """Folder name of the paper."""
     preset: str = "tiny"
-    batch: int | None = None
-    """Sequences of a batch; without it the preset's."""
-    length: int | None = None
-    """Rows of a sequence; without it the preset's."""
+    set: tuple[str, ...] = ()
+    """Options of the config that are to be others than the preset's: batch=16 length=64 obs=vector deter=256 ..."""
     repeats: int = 10
     warmup: int = 2
     threads: int | None = None
@@ -50,6 +49,20 @@ def random_rows(observation_space: spaces.Dict, action_space: spaces.Space, batc
     return rows
 
 
+def overridden(config, settings: tuple[str, ...]):
+    """The config with settings such as "batch=16". Raises UserError for options that it does not have."""
+    values = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        if not hasattr(config, name) or not value:
+            raise UserError(f"--set takes option=value, with an option of {type(config).__module__}, not {setting!r}")
+        try:
+            values[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            values[name] = value
+    return replace(config, **values)
+
+
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
     options = tyro.cli(Options, args=argv)
@@ -59,11 +72,14 @@ def main(argv: list[str] | None = None) -> None:
     presets = importlib.import_module(f"solutions.{options.paper}.config").PRESETS
     if options.preset not in presets or not hasattr(agent_class, "update"):
         raise UserError(f"{options.paper} has the presets {', '.join(presets)}; papers 2 to 5 can be timed")
-    config = presets[options.preset]
-    config = replace(config, batch=options.batch or config.batch, length=options.length or config.length)
+    config = overridden(presets[options.preset], options.set)
     device = pick_device(options.device)
     agent = agent_class(config, *spaces_of(config.env, **config.env_options()), device)
-    rows = random_rows(*spaces_of(config.env, **config.env_options()), config.batch, config.length)
+    stored = hasattr(agent, "to_stored")  # DreamerV3: windows have one row more, and all rows their latents
+    rows = random_rows(*spaces_of(config.env, **config.env_options()), config.batch, config.length + stored)
+    if stored:
+        latents = agent.to_stored(agent.model.rssm.initial(rows["reward"].size))
+        rows |= {key: value.reshape(*rows["reward"].shape, -1) for key, value in latents.items()}
 
     seconds = []
     for _ in range(options.warmup + options.repeats):
@@ -75,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         seconds.append(time.perf_counter() - start)
     seconds = np.array(seconds[options.warmup :])
     print(
-        f"{options.paper} {options.preset}, {config.batch} x {config.length}: "
+        f"{' '.join((options.paper, options.preset, *options.set))}, {config.batch} x {config.length}: "
         f"{np.median(seconds):.3f} s an update (median of {len(seconds)}, {seconds.min():.3f} to {seconds.max():.3f}), "
         f"{torch.get_num_threads()} threads, {device}, {hardware()}"
     )

@@ -100,7 +100,8 @@ class DreamerV3Agent:
         ).to(self.device)
         self.model.to(memory_format=torch.channels_last)  # the order that frames come in, and the faster one
         self.slow = SlowCritic(self.critic, config.slow_rate)
-        self.optimizer = LaProp(self.networks.parameters(), config.lr, warmup=config.warmup, agc=config.agc)
+        groups = [[*self.model.parameters(), *self.critic.parameters()], [*self.actor.parameters()]]
+        self.optimizer = LaProp([{"params": each} for each in groups], config.lr, warmup=config.warmup, agc=config.agc)
         self.sampler = ReplaySampler(config.batch, config.length)
         self.last = min(config.imag_last or config.length, config.length)  # rows of a sequence that dreams start from
         self.updates = 0
@@ -188,13 +189,15 @@ class DreamerV3Agent:
 
     def update(self, rows: Rows, noise: Noise | None = None) -> tuple[dict[str, Tensor], world_model.State]:
         """One update on windows of length + 1 rows, the first of which gives the state before; metrics, posteriors."""
-        rows = self.to_tensors(rows)
+        config, rows = self.config, self.to_tensors(rows)
         context = self.from_stored({key: rows.pop(key)[:, 0] for key in ("deter", "stoch")})
         batch = {key: value[:, 1:] for key, value in rows.items()}
         loss, metrics, post = self.losses(batch, context, noise or self.draw_noise())
         self.optimizer.zero_grad()
         loss.backward()
         metrics["world_model/grad_norm"] = nn.utils.get_total_norm([p.grad for p in self.networks.parameters()])
+        if self.updates < config.actor_delay:
+            self.actor.zero_grad()  # its warm-up begins when it does
         self.optimizer.step()
         self.slow.update()
         if self.updates % DIAGNOSE_EVERY == 0:

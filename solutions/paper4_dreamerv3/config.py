@@ -22,6 +22,7 @@ class Config(RunnerConfig):
         "imag_last": 2,
         "horizon": 2,
         "warmup": 0,
+        "actor_delay": 0,
         "bins": 3,
     }
 
@@ -110,6 +111,8 @@ class Config(RunnerConfig):
     slow_scale: float = 1.0
     """Weight of the slow critic in the critic's loss."""
     slow_rate: float = 0.02
+    actor_delay: int = 0
+    """Updates of world model and critic before the actor begins to learn (0: the paper)."""
 
     # Training
 
@@ -162,11 +165,12 @@ PRESETS = {
         horizon=10,
         imag_last=8,
         discount=0.95,
+        actor_delay=400,
         entropy_scale=1e-3,
         batch=16,
         length=16,
         replay_ratio=32.0,
-        lr=2e-3,
+        lr=1e-3,
         warmup=100,
     ),
     # The code's smallest size at a replay ratio that a laptop can keep up with.

@@ -346,12 +346,28 @@ def test_dreams_start_everywhere_and_run_in_the_weights_before_the_step(monkeypa
 
 def test_optimiser_holds_every_weight_once():
     agent = make_agent(BOTH, lr=7e-4, warmup=11, agc=0.2)
-    (group,) = agent.optimizer.param_groups
-    held = [id(parameter) for parameter in group["params"]]
+    groups = agent.optimizer.param_groups
+    held = [id(parameter) for group in groups for parameter in group["params"]]
     wanted = [id(p) for network in (agent.model, agent.actor, agent.critic) for p in network.parameters()]
     assert sorted(held) == sorted(wanted)
-    assert (group["lr"], group["warmup"], group["agc"]) == (7e-4, 11, 0.2)
+    assert all((group["lr"], group["warmup"], group["agc"]) == (7e-4, 11, 0.2) for group in groups)
     assert not {id(parameter) for parameter in agent.slow.network.parameters()} & set(held)
+
+
+def test_a_delayed_actor_begins_as_if_it_were_the_first_update():
+    """World model and critic learn; the actor stays as it is, and so does its part of the optimiser."""
+    agent = make_agent(warmup=0, actor_delay=2)
+    before = snapshot(agent)
+    for _ in range(2):
+        agent.update(make_rows())
+    after = snapshot(agent)
+    assert same(before["actor"], after["actor"])
+    assert not same(before["model"], after["model"])
+    assert not same(before["critic"], after["critic"])
+    assert [group["steps"] for group in agent.optimizer.param_groups] == [2, 0]
+    agent.update(make_rows())
+    assert not same(after["actor"], agent.actor.state_dict())
+    assert agent.optimizer.param_groups[1]["steps"] == 1
 
 
 def test_first_update_of_a_warm_up_changes_no_weight():
@@ -743,11 +759,11 @@ def test_checkpoint_holds_everything_that_training_goes_on_from(replay, monkeypa
     other = make_agent(seed=1)
     other.load_state_dict(saved)
     assert other.slow.critic is other.critic, "the slow critic is to follow the agent's own"
-    (group,), (wanted,) = other.optimizer.param_groups, agent.optimizer.param_groups
-    assert group["steps"] == 4
-    for mine, its in zip(group["params"], wanted["params"], strict=True):
-        for name in ("rms", "momentum"):
-            assert torch.equal(other.optimizer.state[mine][name], agent.optimizer.state[its][name])
+    for group, wanted in zip(other.optimizer.param_groups, agent.optimizer.param_groups, strict=True):
+        assert group["steps"] == 4
+        for mine, its in zip(group["params"], wanted["params"], strict=True):
+            for name in ("rms", "momentum"):
+                assert torch.equal(other.optimizer.state[mine][name], agent.optimizer.state[its][name])
 
 
 def test_weights_alone_are_enough_to_play_and_to_dream():
