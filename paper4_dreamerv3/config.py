@@ -123,6 +123,8 @@ class Config(RunnerConfig):
     replay_ratio: float = 512.0
     """How often each row is trained on (paper: 32 on Atari, 512 on control from proprioception)."""
     lr: float = 4e-5
+    actor_lr: float | None = None
+    """Of the actor, where it is another (2023: 3e-5 beside 1e-4)."""
     warmup: int = 1000
     """Updates in which the learning rate rises from 0."""
     agc: float = 0.3
@@ -146,7 +148,7 @@ PRESETS = {
         env="TinyCatch-v0",
         steps=18_000,
         num_envs=8,
-        replay_capacity=100_000,
+        replay_capacity=500_000,
         eval_every=2_000,
         eval_episodes=50,
         log_every=500,
@@ -166,11 +168,12 @@ PRESETS = {
         imag_last=8,
         discount=0.95,
         actor_delay=400,
-        entropy_scale=1e-3,
+        entropy_scale=3e-4,
         batch=16,
         length=16,
         replay_ratio=32.0,
-        lr=1e-3,
+        lr=2e-3,
+        actor_lr=3e-4,
         warmup=100,
     ),
     # The code's smallest size at a replay ratio that a laptop can keep up with.

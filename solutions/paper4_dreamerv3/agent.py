@@ -100,8 +100,11 @@ class DreamerV3Agent:
         ).to(self.device)
         self.model.to(memory_format=torch.channels_last)  # the order that frames come in, and the faster one
         self.slow = SlowCritic(self.critic, config.slow_rate)
-        groups = [[*self.model.parameters(), *self.critic.parameters()], [*self.actor.parameters()]]
-        self.optimizer = LaProp([{"params": each} for each in groups], config.lr, warmup=config.warmup, agc=config.agc)
+        groups = [
+            {"params": [*self.model.parameters(), *self.critic.parameters()]},
+            {"params": [*self.actor.parameters()], "lr": config.actor_lr or config.lr},
+        ]
+        self.optimizer = LaProp(groups, config.lr, warmup=config.warmup, agc=config.agc)
         self.sampler = ReplaySampler(config.batch, config.length)
         self.last = min(config.imag_last or config.length, config.length)  # rows of a sequence that dreams start from
         self.updates = 0

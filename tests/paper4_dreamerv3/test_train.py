@@ -1,16 +1,19 @@
 """The command line of paper 4 on the built-in environments and CartPole, made as small as it goes."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 
+from common.config import parse_config
 from common.metrics import METRICS, read_metrics
 from common.video import write_video  # noqa: F401  imageio is slow to import: not within a test
 from paper4_dreamerv3 import eval as evaluation
 from paper4_dreamerv3 import train
 from paper4_dreamerv3 import visualize as visualisation
+from paper4_dreamerv3.ablate import ABLATIONS
 from paper4_dreamerv3.config import PRESETS, Config
 from paper4_dreamerv3.replay import updates_due
 from tests.helpers import comparable
@@ -223,6 +226,13 @@ def test_small_presets_are_the_same_algorithm():
     assert PRESETS["tiny"].env == "TinyCatch-v0"
     for option in ("squash_image", "post_scale", "rep_scale", "mults"):  # tiny has other ones, and says why
         assert getattr(PRESETS["small"], option) == getattr(Config(), option), option
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_changes_one_option(name, tmp_path):
+    config = parse_config(PRESETS, tmp_path, ["--preset", "tiny", *ABLATIONS[name]])
+    changed = [key for key, value in asdict(config).items() if value != getattr(PRESETS["tiny"], key)]
+    assert len(changed) == 1, changed
 
 
 def test_atari_is_told_what_only_atari_knows():
