@@ -12,6 +12,14 @@ import torch
 from common.jobs import StopButton, Stopped, process_pool, run_jobs
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """A shell that starts a command in the background has it ignore Ctrl-C; Python leaves that as it is."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def press() -> None:
     """Ctrl-C, as the terminal sends it; Python handles it before the next line."""
     os.kill(os.getpid(), signal.SIGINT)
