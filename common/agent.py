@@ -37,8 +37,9 @@ class Agent(Protocol):
         """Choose actions for a batch of rows, as a replay row stores them; the state restarts where `is_first`."""
 
     def learn(self, replay: ReplayBuffer, step: int) -> dict[str, float | Tensor]:
-        """Train whatever is due after `step` environment frames; returns metrics under their names in the log, tensors
-        of one element where reading them would make a GPU wait."""
+        """Train whatever is due after `step` environment frames, or a piece of it: called again until nothing is left,
+        which an empty dict says. Metrics under their names in the log, tensors of one element where reading them would
+        make a GPU wait."""
 
     def reconstruct(self, batch: Rows) -> UInt8[np.ndarray, "batch time height width channels"]:
         """What the model keeps of the images of a batch of sequences."""

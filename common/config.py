@@ -45,6 +45,10 @@ class BaseConfig:
         """What make_env and make_vec_env are told besides the id."""
         return {"image_size": self.image_size, "action_repeat": self.action_repeat}
 
+    def eval_options(self) -> dict:
+        """The same for the environments of an evaluation."""
+        return self.env_options()
+
 
 Config = TypeVar("Config", bound=BaseConfig)
 

@@ -166,7 +166,7 @@ def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, r
     path = find_checkpoint(options.checkpoint, runs)
     agent, config = load_agent(path, agent_class, config_class, paper=paper, device=pick_device(options.device))
     torch.manual_seed(options.seed)
-    env_options = config.env_options()
+    env_options = config.eval_options()
     played, score = evaluate(agent, config.env, options.episodes, seed=options.seed, **env_options)
     stream = open_episodes(config.env, 1, **env_options)
     random = RandomPolicy(stream.envs.single_action_space, options.seed)

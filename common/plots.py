@@ -37,7 +37,7 @@ DPI = 100
 
 
 @contextmanager
-def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+def saved_figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """A figure of so many inches, saved to `path` at the end; without pyplot, which keeps global state."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
 def visualize_vae(agent: Agent, batch: Rows, path: str | Path, num_samples: int = 10) -> Path:
     """Images of a batch of sequences (B, T, ...), picked evenly, above their reconstructions."""
     images, recon = (x.reshape(-1, *x.shape[2:]) for x in (batch["image"], agent.reconstruct(batch)))
-    picked = _evenly(len(images), num_samples)
+    picked = evenly(len(images), num_samples)
     error = float(reconstruction_error(recon, images))
     title = f"Reconstructions (mean squared error per pixel {error:.4f})"
     return plot_comparison({"original": images[picked], "reconstruction": recon[picked]}, path, title)
@@ -184,7 +184,7 @@ def plot_comparison(
     strip_width = count * (width + gap) - gap
     page_width = max(left + strip_width + right, 800)
     page_height = top + sum(height + gap + (line if name in captions else 0) for name in rows) + gap
-    with _figure(path, page_width / DPI, page_height / DPI) as figure:
+    with saved_figure(path, page_width / DPI, page_height / DPI) as figure:
         figure.text(left / page_width, 1 - 12 / page_height, title, va="top", fontsize=12)
         bottom = page_height - top
         for index, (name, frames) in enumerate(rows.items()):
@@ -209,7 +209,7 @@ def plot_comparison(
     return Path(path)
 
 
-def _evenly(length: int, count: int) -> Int[np.ndarray, " shown"]:
+def evenly(length: int, count: int) -> Int[np.ndarray, " shown"]:
     """At most `count` of the indices 0 ... length - 1, evenly spaced, the first and the last among them."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).round().astype(int))
 
@@ -233,7 +233,7 @@ def plot_curves(
     the weight of the past in a moving average along each seed. `baselines` (random, optimal) are dashed.
     Raises UserError when no run has logged `y`.
     """
-    with _figure(path, 7.2, 4.4) as figure:
+    with saved_figure(path, 7.2, 4.4) as figure:
         axes = figure.add_subplot()
         _plot_runs(axes, runs, x, y, smoothing)
         for name, value in (baselines or {}).items():
@@ -247,7 +247,7 @@ def plot_curves(
 def plot_panels(runs: dict[str, list[Log] | Log], path: str | Path, ys: Sequence[str], x: str = "frames") -> Path:
     """As `plot_curves`, one panel for each of `ys`, two beside each other, and one legend below them all."""
     rows = -(-len(ys) // 2)
-    with _figure(path, 10.4, 3.4 * rows + 0.4 * (1 + len(runs) // 3)) as figure:
+    with saved_figure(path, 10.4, 3.4 * rows + 0.4 * (1 + len(runs) // 3)) as figure:
         panels = figure.subplots(rows, 2, squeeze=False).flatten()
         for axes, y in zip(panels, ys, strict=False):
             _plot_runs(axes, runs, x, y)
@@ -316,7 +316,7 @@ def plot_codebook(counts: Int[np.ndarray, "*variables classes"], path: str | Pat
     variables, classes = counts.shape
     use, perplexity = categorical_use(torch.as_tensor(counts))
     share = counts / counts.sum(1, keepdims=True)
-    with _figure(path, 7.2, 3.6 if variables == 1 else 4.4) as figure:
+    with saved_figure(path, 7.2, 3.6 if variables == 1 else 4.4) as figure:
         axes = figure.add_subplot()
         what = f"{classes} classes" if variables == 1 else f"{variables} x {classes} classes"
         axes.set_title(f"{float(use):.0%} of {what} in use, perplexity {float(perplexity):.1f}")
@@ -341,7 +341,7 @@ def plot_codebook(counts: Int[np.ndarray, "*variables classes"], path: str | Pat
 def plot_latent_use(kl: Float[np.ndarray, " dim"], path: str | Path, threshold: float = 0.01) -> Path:
     """Bars of the mean KL of each latent dimension, in nats, largest first; grey up to `threshold`: idle."""
     kl = np.sort(np.asarray(kl, float))[::-1]
-    with _figure(path, 7.2, 3.6) as figure:
+    with saved_figure(path, 7.2, 3.6) as figure:
         axes = figure.add_subplot()
         axes.set_title(f"{(kl > threshold).sum()} of {len(kl)} latent dimensions carry more than {threshold} nats")
         axes.bar(np.arange(len(kl)), kl, width=0.8, color=np.where(kl > threshold, BLUE, GREY))

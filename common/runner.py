@@ -114,7 +114,7 @@ class Run:
         self.stream = RowStream(envs)
         self.stream.frames, self.stream.agent_steps = saved["frames"], saved["agent_steps"]
         side_by_side = config.eval_episodes if steps_as_batch(config.env) else 1
-        self.eval_stream = RowStream(make_vec_env(config.env, side_by_side, **config.env_options()))
+        self.eval_stream = RowStream(make_vec_env(config.env, side_by_side, **config.eval_options()))
         networks = self.agent.weights().values()
         self.parameters = sum(weight.numel() for network in networks for weight in network.values())
         self.pending: dict[str, list] = defaultdict(list)  # since the last line of the log
@@ -149,8 +149,7 @@ class Run:
                 self.note("policy/episode_length", *lengths[rows["is_last"]])
 
                 if stream.frames >= config.prefill:
-                    for name, value in agent.learn(self.replay, stream.frames).items():
-                        self.note(name, value)
+                    self.learn()
                 if self.passed(config.eval_every, before) and stream.frames >= config.prefill:
                     self.evaluate()
                 if self.passed(config.log_every, before):
@@ -159,10 +158,20 @@ class Run:
                         self.save()
                 bar.update(stream.frames - before)
                 self.stop.check()
+        self.learn()  # what a resumed run still owes
         if self.evaluated_at != stream.agent_steps:  # the last evaluation is of the agent that is kept
             self.evaluate()
         self.log()
         self.save()
+
+    def learn(self) -> None:
+        """Train what is due, piece by piece: a stop or a power cut may come between."""
+        while metrics := self.agent.learn(self.replay, self.stream.frames):
+            for name, value in metrics.items():
+                self.note(name, value)
+            self.stop.check()
+            if time.monotonic() - self.saved_at > SAVE_SECONDS:
+                self.save()
 
     def passed(self, every: int, before: int) -> bool:
         """Whether a multiple of `every` frames was reached in this turn."""

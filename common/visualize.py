@@ -1,5 +1,6 @@
 """Look at what an agent has learned: reconstructions, dreams, prediction against reality, the learning curve."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +45,15 @@ class VisualizeOptions:
 
 
 @one_line_errors
-def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, runs: Path, argv=None) -> None:
-    """The whole of every visualize.py."""
+def main(
+    agent_class: type[Agent],
+    config_class: type[BaseConfig],
+    paper: str,
+    runs: Path,
+    argv: list[str] | None = None,
+    more: Callable[[Agent, list[Rows], Path], list[Path]] | None = None,
+) -> None:
+    """The whole of every visualize.py. `more` draws what only one paper has, of the real episodes into a folder."""
     options = tyro.cli(VisualizeOptions, args=argv)
     if min(options.num_dreams, options.horizon, options.context) < 1:
         raise UserError("--num-dreams, --horizon and --context must be positive")
@@ -57,6 +65,8 @@ def main(agent_class: type[Agent], config_class: type[BaseConfig], paper: str, r
     episodes = real_episodes(agent, config, options.num_dreams, options.seed)
     if "image" in episodes[0]:
         for written in draw(agent, episodes, path.parent, options):
+            print(f"written: {written}")
+        for written in more(agent, episodes, path.parent / "figures") if more else ():
             print(f"written: {written}")
     else:
         print("this agent observes no images: there is only its learning curve to draw")
@@ -86,14 +96,14 @@ def real_episodes(agent: Agent, config: BaseConfig, count: int, seed: int, max_s
 def draw(agent: Agent, episodes: list[Rows], folder: Path, options: VisualizeOptions) -> list[Path]:
     """All pictures of a set of real episodes; returns the files written."""
     figures, videos = folder / "figures", folder / "videos"
-    context = min(options.context, *(len(rows["reward"]) - 1 for rows in episodes))
+    shortest = min(len(rows["reward"]) for rows in episodes)
+    context = min(options.context, max(1, 2 * shortest // 3))  # a third is left to predict
     starts = {key: np.stack([rows[key][:context] for rows in episodes]) for key in episodes[0]}
     longest = max(episodes, key=lambda rows: len(rows["reward"]))
     truth = {key: value[None, : context + options.horizon] for key, value in longest.items()}
     written = [
         visualize_vae(agent, {key: value[None] for key, value in longest.items()}, figures / "reconstructions.png")
     ]
-    shortest = min(len(rows["reward"]) for rows in episodes)
     used = agent.latent_use({key: np.stack([rows[key][:shortest] for rows in episodes]) for key in longest})
     written.append((plot_codebook if used.ndim > 1 else plot_latent_use)(used, figures / "latents.png"))
     written.append(visualize_imagination(agent, starts, figures / "imagination.png", 15, options.num_dreams))

@@ -158,7 +158,7 @@ def main(argv: list[str] | None = None) -> None:
     for run, log in zip(options.runs, logs, strict=True):
         agent, config = load_agent(run / "model.pt", agent_class, config_class, paper=paper)
         torch.manual_seed(EVAL_SEED)
-        played, score = evaluate(agent, env_id, options.episodes, seed=EVAL_SEED, **config.env_options())
+        played, score = evaluate(agent, env_id, options.episodes, seed=EVAL_SEED, **config.eval_options())
         seeds.append(
             prediction(agent, config)
             | {
@@ -175,7 +175,7 @@ def main(argv: list[str] | None = None) -> None:
 
     _, action_space = spaces_of(env_id, **config.env_options())
     random_policy = RandomPolicy(action_space, EVAL_SEED)
-    _, random = evaluate(random_policy, env_id, options.episodes, seed=EVAL_SEED, **config.env_options())
+    _, random = evaluate(random_policy, env_id, options.episodes, seed=EVAL_SEED, **config.eval_options())
     result = {
         "env": env_id,
         "preset": configs[0]["preset"],
@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> None:
     }
     if env_id.startswith("CarRacing"):
         _, result["constant_half_gas"] = evaluate(
-            ConstantPolicy([0, 0, -1]), env_id, options.episodes, seed=EVAL_SEED, **config.env_options()
+            ConstantPolicy([0, 0, -1]), env_id, options.episodes, seed=EVAL_SEED, **config.eval_options()
         )
     if env_id in SCORES:
         known = SCORES[env_id]

@@ -247,6 +247,16 @@ def test_eval_finds_the_newest_run_and_makes_no_video_unasked(tmp_path, capsys, 
     assert not (newest.parent / "videos").exists()
 
 
+def test_eval_plays_in_the_environments_of_an_evaluation(tmp_path, capsys):
+    class Short(ToyConfig):
+        def eval_options(self):
+            return {**self.env_options(), "time_limit": 2}
+
+    path = save_toy(tmp_path / "model.pt")
+    evaluate.main(ToyAgent, Short, PAPER, tmp_path, ["--checkpoint", str(path), "--episodes", "2", "--device", "cpu"])
+    assert "in 2 agent steps, 2 frames" in capsys.readouterr().out
+
+
 def test_one_episode_is_valid_json_too(tmp_path):
     """A standard deviation of one episode is not a number, and JSON has no word for that."""
     path = save_toy(tmp_path / "model.pt")

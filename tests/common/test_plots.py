@@ -71,7 +71,7 @@ def drawn(monkeypatch):
 def axes(monkeypatch):
     """The axes of the last figure."""
     kept = []
-    make = plots._figure
+    make = plots.saved_figure
 
     @contextmanager
     def spy(*arguments):
@@ -79,7 +79,7 @@ def axes(monkeypatch):
             yield figure
             kept.extend(figure.axes)
 
-    monkeypatch.setattr(plots, "_figure", spy)
+    monkeypatch.setattr(plots, "saved_figure", spy)
     return kept
 
 
@@ -249,7 +249,7 @@ def test_figures_leave_no_global_state(tmp_path):
 
     before = dict(matplotlib.rcParams)
     plot_latent_use(np.array([0.5]), tmp_path / "a.png")
-    with pytest.raises(RuntimeError), plots._figure(tmp_path / "b.png", 1, 1):
+    with pytest.raises(RuntimeError), plots.saved_figure(tmp_path / "b.png", 1, 1):
         raise RuntimeError
     assert not (tmp_path / "b.png").exists()
     assert dict(matplotlib.rcParams) == before

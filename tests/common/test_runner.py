@@ -11,6 +11,8 @@ import torch
 from common import runner
 from common.checkpoint import load_checkpoint
 from common.errors import UserError
+from common.evaluate import rollout
+from common.jobs import Stopped
 from common.metrics import read_metrics
 from common.replay_buffer import ReplayBuffer
 from common.runner import Run, RunnerConfig, train
@@ -30,12 +32,13 @@ class LearnerConfig(RunnerConfig):
 
 
 class Learner(ToyAgent):
-    """Counts its updates, one for each 10 frames behind the prefill; acts at random, by torch's generator."""
+    """Counts its updates, `each` for every 10 frames behind the prefill, made one by one; acts at random, by torch's
+    generator."""
 
     device = torch.device("cpu")
 
-    def __init__(self, config, break_at: int | None = None):
-        self.config, self.n, self.updates, self.break_at = config, 3, 0, break_at
+    def __init__(self, config, break_at: int | None = None, each: int = 1):
+        self.config, self.n, self.updates, self.break_at, self.each = config, 3, 0, break_at, each
         self.explored: list[bool] = []
         self.learned_at: list[int] = []
         self.weight = torch.zeros(2)
@@ -46,13 +49,14 @@ class Learner(ToyAgent):
         return np.eye(self.n, dtype=np.float32)[choice], {}
 
     def learn(self, replay: ReplayBuffer, step: int):
-        self.learned_at.append(step)
-        due = (step - self.config.prefill) // 10 - self.updates
-        self.updates += due
-        if self.break_at is not None and self.updates >= self.break_at:
+        if self.updates == (step - self.config.prefill) // 10 * self.each:
+            self.learned_at.append(step)  # all that was due
+            return {}
+        self.updates += 1
+        if self.updates == self.break_at:
             raise RuntimeError("power cut")
-        self.weight += due
-        return {"world_model/loss": self.weight[0].clone()} if due else {}
+        self.weight += 1
+        return {"world_model/loss": self.weight[0].clone()}
 
     def weights(self):
         return {"network": {"weight": self.weight}}
@@ -64,16 +68,20 @@ class Learner(ToyAgent):
         self.weight, self.updates = state["network"]["weight"], state.get("updates", 0)
 
 
-def play(folder: Path, config: LearnerConfig, break_at: int | None = None) -> Learner:
-    agent = Learner(config, break_at)
+def play(folder: Path, config: LearnerConfig, **options) -> Learner:
+    agent = Learner(config, **options)
     train(agent, config, folder, PAPER)
     return agent
+
+
+def saved_in(folder: Path) -> dict:
+    return load_checkpoint(folder / "checkpoints" / "latest.pt", paper=PAPER)
 
 
 def test_a_run_leaves_what_it_promises(tmp_path):
     agent = play(tmp_path, LearnerConfig())
     assert load_checkpoint(tmp_path / "model.pt", paper=PAPER)["agent"].keys() == {"network"}
-    saved = load_checkpoint(tmp_path / "checkpoints" / "latest.pt", paper=PAPER)
+    saved = saved_in(tmp_path)
     assert saved["frames"] >= 120
     assert saved["agent"]["updates"] == agent.updates
     replay = ReplayBuffer(10_000, directory=tmp_path / "replay")
@@ -89,7 +97,8 @@ def test_random_until_the_prefill_is_over_and_learning_from_then_on(tmp_path):
     assert max(agent.learned_at) >= 120
     assert len(agent.learned_at) >= (120 - 30) / 3
     played = [explore for explore in agent.explored if explore]
-    assert len(played) == len(agent.learned_at) - 1, "the agent acts from the frame on where it learns"
+    assert agent.learned_at[-1] == agent.learned_at[-2], "what is still due at the end"
+    assert len(played) == len(agent.learned_at) - 2, "the agent acts from the frame on where it learns"
 
 
 def test_log_counts_frames_and_agent_steps_and_averages(tmp_path):
@@ -132,6 +141,17 @@ def test_evaluation_plays_the_same_episodes_without_exploration(tmp_path):
     assert first == second
 
 
+def test_environments_of_an_evaluation_can_be_others(tmp_path):
+    class Short(LearnerConfig):
+        def eval_options(self):
+            return {**self.env_options(), "time_limit": 2}
+
+    run = Run(Learner(Short()), Short(), tmp_path, PAPER)
+    longest = lambda stream: rollout(run.agent, stream, [0, 1, 2]).lengths.max()
+    assert longest(run.eval_stream) == 2 < longest(run.stream)
+    run.close()
+
+
 def test_two_runs_with_one_seed_are_the_same_and_evaluations_disturb_nothing(tmp_path):
     play(tmp_path / "one", LearnerConfig())
     play(tmp_path / "two", LearnerConfig())
@@ -150,7 +170,7 @@ def test_a_run_that_breaks_off_goes_on_from_its_last_checkpoint(tmp_path, monkey
     monkeypatch.setattr(runner, "SAVE_SECONDS", 0)
     with pytest.raises(RuntimeError, match="power cut"):
         play(tmp_path, LearnerConfig(), break_at=7)
-    saved = load_checkpoint(tmp_path / "checkpoints" / "latest.pt", paper=PAPER)
+    saved = saved_in(tmp_path)
     assert 80 <= saved["frames"] < 104, "what is lost is less than one line of the log"
     before = comparable(tmp_path)
     agent = play(tmp_path, LearnerConfig())
@@ -164,6 +184,59 @@ def test_a_run_that_breaks_off_goes_on_from_its_last_checkpoint(tmp_path, monkey
     replay.restore()
     assert replay.episodes()["stream"].size >= 2
     assert replay.windows([(0, 0)], replay.end)["is_first"][0, saved["ticks"] + 1], "the resumed run begins episodes"
+
+
+def test_what_is_due_is_learned_piece_by_piece_before_the_next_action(tmp_path):
+    """Four updates at 42, at 51 and at 60 frames, and so on; the log has the mean of all since its last line."""
+    config, order = LearnerConfig(), []
+
+    class Taking(Learner):
+        def act(self, obs, state, *, explore):
+            order.append("act")
+            return super().act(obs, state, explore=explore)
+
+        def learn(self, replay, step):
+            metrics = super().learn(replay, step)
+            order.extend(["learn"] * bool(metrics))
+            return metrics
+
+    agent = Taking(config, each=4)
+    train(agent, config, tmp_path, PAPER)
+    assert agent.updates == 4 * 9
+    assert " ".join(order).count("act learn learn learn learn act") == 9
+    losses = {row["frames"]: row.get("world_model/loss") for row in read_metrics(tmp_path / "metrics.jsonl")}
+    assert (losses[42], losses[51], losses[60]) == (2.5, 6.5, 10.5)
+
+
+@pytest.mark.parametrize("updates", [6, 34])
+def test_a_stop_between_the_pieces_saves_and_the_rest_is_learned_when_the_run_goes_on(updates, tmp_path):
+    """In the middle of what is due at 51 frames, and of what is due when all frames are played."""
+
+    class Pressing(Learner):
+        def learn(self, replay, step):
+            run.stop.pressed = self.updates == updates - 1
+            return super().learn(replay, step)
+
+    config = LearnerConfig()
+    run = Run(Pressing(config, each=4), config, tmp_path, PAPER)
+    with pytest.raises(Stopped):
+        run.play()
+    run.save()
+    run.close()
+    before = saved_in(tmp_path)
+    assert before["agent"]["updates"] == updates
+    assert (before["frames"] >= 120) == (updates == 34)
+    agent = play(tmp_path, config, each=4)
+    assert agent.updates == agent.weight[0] == 4 * 9
+    if updates == 34:
+        assert saved_in(tmp_path)["ticks"] == before["ticks"], "all was played already"
+
+
+def test_a_power_cut_between_the_pieces_costs_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "SAVE_SECONDS", 0)
+    with pytest.raises(RuntimeError, match="power cut"):
+        play(tmp_path, LearnerConfig(), break_at=7, each=4)
+    assert saved_in(tmp_path)["agent"]["updates"] == 6
 
 
 def test_a_run_killed_within_its_first_save_begins_anew(tmp_path, monkeypatch):
@@ -198,7 +271,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, capsys):
     finally:
         runner.Run = original
     assert f"stopped; go on with --resume {tmp_path}" in capsys.readouterr().out
-    saved = load_checkpoint(tmp_path / "checkpoints" / "latest.pt", paper=PAPER)
+    saved = saved_in(tmp_path)
     assert 60 <= saved["frames"] < 66
 
 
@@ -206,20 +279,20 @@ def test_a_loss_that_is_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp
     class Exploding(Learner):
         def learn(self, replay, step):
             metrics = super().learn(replay, step)
-            return metrics if step < 90 else {"world_model/loss": torch.tensor(float("nan"))}
+            return metrics and (metrics if step < 90 else {"world_model/loss": torch.tensor(float("nan"))})
 
     monkeypatch.setattr(runner, "SAVE_SECONDS", 0)
     config = LearnerConfig()
     with pytest.raises(UserError, match=r"world_model/loss is nan at frame \d+"):
         train(Exploding(config), config, tmp_path, PAPER)
-    assert load_checkpoint(tmp_path / "checkpoints" / "latest.pt", paper=PAPER)["frames"] < 90
+    assert saved_in(tmp_path)["frames"] < 90
 
 
 def test_the_end_of_a_run_is_logged_and_evaluated_wherever_it_falls(tmp_path):
     """Between two lines of the log, too; and a finished run that is resumed does not evaluate again."""
     play(tmp_path, LearnerConfig(steps=110))
     log = read_metrics(tmp_path / "metrics.jsonl")
-    saved = load_checkpoint(tmp_path / "checkpoints" / "latest.pt", paper=PAPER)
+    saved = saved_in(tmp_path)
     assert log[-1]["step"] == saved["agent_steps"]
     assert "policy/eval_return" in log[-1]
     play(tmp_path, LearnerConfig(steps=110))
@@ -230,7 +303,7 @@ def test_a_loss_that_is_nan_in_the_last_frames_is_found(tmp_path):
     class Exploding(Learner):
         def learn(self, replay, step):
             metrics = super().learn(replay, step)
-            return metrics if step < 106 else {"world_model/loss": torch.tensor(float("nan"))}
+            return metrics and (metrics if step < 106 else {"world_model/loss": torch.tensor(float("nan"))})
 
     config = LearnerConfig(steps=110)
     with pytest.raises(UserError, match=r"world_model/loss is nan"):

@@ -1,0 +1,27 @@
+"""Three components that learn by turns, each with an optimiser of its own (official trainer.py)."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+
+def components_due(epoch: int, start_after: Mapping[str, int]) -> list[str]:
+    """The components that learn in an epoch (the first is 1), in the order of `start_after`, which says after how many
+    epochs each begins: {"tokenizer": 5} lets it learn from epoch 6 on."""
+    ### BEGIN SOLUTION 5.16: who learns in an epoch
+    return [name for name, epochs in start_after.items() if epoch > epochs]
+    ### END SOLUTION
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """The parameters of a model for torch.optim.AdamW, as two groups {"params": [...], "weight_decay": ...}: decayed
+    are the weights of nn.Linear layers, and nothing else (biases, norms, tables of embeddings), each parameter once.
+
+    Of the paper's world model that is 8,193,280 and 254,213 numbers.
+    """
+    ### BEGIN SOLUTION 5.17: what decays
+    linear = [layer.weight for layer in model.modules() if isinstance(layer, nn.Linear)]
+    decayed = {id(weight) for weight in linear}
+    others = [each for each in model.parameters() if id(each) not in decayed]
+    return [{"params": linear, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    ### END SOLUTION
