@@ -26,7 +26,7 @@ def draw_tokens(
     words, place = np.unique(tokens, return_inverse=True)
     with saved_figure(path, 1.9 * count, 6.2) as figure:
         axes = figure.subplots(3, count, squeeze=False)
-        figure.suptitle(f"What the tokenizer keeps: {len(words)} different words in {count} frames of {side * side}")
+        figure.suptitle(f"What the tokenizer keeps: {len(words)} words, in {count} frames of {side * side} tokens")
         for k in range(count):
             axes[0, k].imshow(image[k])
             axes[1, k].imshow(place.reshape(tokens.shape)[k], cmap="tab20", vmin=0, vmax=max(len(words) - 1, 1))
@@ -49,13 +49,16 @@ def more(agent: IRISAgent, episodes: list[Rows], folder: Path) -> list[Path]:
     tokens = agent.tokens(image).unflatten(1, (agent.tokenizer.side, -1)).cpu().numpy()
     written = [draw_tokens(image, tokens, agent.reconstruct({"image": image[None]})[0], folder / "tokens.png")]
     start = {key: value[None, :1] for key, value in rows.items()}
-    strips = {}
+    strips, captions = {}, {}
     for temperature in TEMPERATURES:
         torch.manual_seed(0)
         imagined = dream(agent, start, 12, temperature=temperature)
-        strips[f"temperature {temperature:g}"] = np.concatenate([start["image"][0], imagined.images[0]])
-    title = "One start (framed), dreamed on three times"
-    return [*written, plot_comparison(strips, folder / "temperatures.png", title, framed=1)]
+        name, ends = f"temperature {temperature:g}", imagined.conts[0] < 0.5
+        strips[name] = np.concatenate([start["image"][0], imagined.images[0]])
+        told = [f"{reward:+g}" + " end" * bool(end) for reward, end in zip(imagined.rewards[0], ends, strict=True)]
+        captions[name] = ["real", *told]
+    title = "One start (framed), dreamed on three times (under each frame the predicted reward)"
+    return [*written, plot_comparison(strips, folder / "temperatures.png", title, captions=captions, framed=1)]
 
 
 if __name__ == "__main__":

@@ -206,6 +206,8 @@ def main(argv: list[str] | None = None) -> None:
     episodes = real_episodes(agent, config, 3, EVAL_SEED)
     if "image" in episodes[0]:
         draw(agent, episodes, folder, VisualizeOptions())
+        if more := getattr(importlib.import_module(f"solutions.{options.paper}.visualize"), "more", None):
+            more(agent, episodes, folder / "figures")
     for extra in sorted((folder / "videos").glob("dream_*.gif"))[1:]:
         extra.unlink()  # one dream is enough to commit
     for run in options.runs:
