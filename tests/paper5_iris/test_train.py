@@ -112,7 +112,11 @@ def test_a_finished_run_can_be_resumed_and_extended(trained, tmp_path):
     assert len(json.loads((folder / "sessions.json").read_text())) == 3
 
 
-def test_evaluation_and_pictures_of_a_trained_agent(trained, capsys):
+def test_evaluation_and_pictures_of_a_trained_agent(trained, monkeypatch, capsys):
+    heat, dream = [], visualisation.dream
+    monkeypatch.setattr(
+        visualisation, "dream", lambda *args, **kw: heat.append(kw["temperature"]) or dream(*args, **kw)
+    )
     checkpoint = ["--checkpoint", str(trained / "model.pt"), "--device", "cpu"]
     evaluation.evaluate.main(*evaluation.AGENT, [*checkpoint, "--episodes", "3", "--render"])
     assert "random" in capsys.readouterr().out
@@ -121,16 +125,23 @@ def test_evaluation_and_pictures_of_a_trained_agent(trained, capsys):
     arguments = [*checkpoint, "--num-dreams", "2", "--horizon", "5"]
     visualisation.visualize.main(*evaluation.AGENT, arguments, visualisation.more)
     assert "temperatures.png" in capsys.readouterr().out
+    assert heat == [0.5, 1.0, 1.5]
     names = "reconstructions latents imagination predictions learning_curve tokens temperatures"
     assert all((trained / "figures" / f"{name}.png").stat().st_size > 1000 for name in names.split())
     assert (trained / "videos" / "dream_0.gif").exists()
 
 
-def test_sample_writes_trajectories_and_their_pictures(trained, tmp_path, capsys):
+def test_sample_writes_trajectories_and_their_pictures(trained, tmp_path, monkeypatch, capsys):
     """Three dreams of seven steps, longer than the memory of four frames; the same with the same seed."""
+    asked, real_episodes, imagine = [], sampling.real_episodes, sampling.imagine
+    monkeypatch.setattr(
+        sampling, "real_episodes", lambda *args, **kw: asked.append(args[3]) or real_episodes(*args, **kw)
+    )
+    monkeypatch.setattr(sampling, "imagine", lambda *args: asked.append(args[-1]) or imagine(*args))
     options = ["--checkpoint", str(trained / "model.pt"), "--count", "3", "--horizon", "7", "--device", "cpu"]
     for name, seed in (("one", "5"), ("two", "5"), ("other", "6")):
-        sampling.main([*options, "--seed", seed, "--out", str(tmp_path / name)])
+        sampling.main([*options, "--temperature", "0.7", "--seed", seed, "--out", str(tmp_path / name)])
+    assert asked == [5, 0.7, 5, 0.7, 6, 0.7], "seed of the episodes that it starts in, and the world's temperature"
     assert "trajectories.npz" in capsys.readouterr().out
     one, two, other = (dict(np.load(tmp_path / name / "trajectories.npz")) for name in ("one", "two", "other"))
     shapes = {"tokens": (4,), "action": (), "logits": (3,), "value": (), "reward": (), "end": (), "image": (4, 4, 3)}
