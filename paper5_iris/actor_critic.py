@@ -106,8 +106,9 @@ def burn_in(
 ) -> State:
     """What a policy remembers after real frames: from `policy.initial`, frame after frame through `policy.remember`.
 
-    Frames that are padding (not real) leave the memory of their sequence as it was. `policy.look` takes all frames at
-    once: what depends on a frame alone belongs outside the loop. No gradient.
+    Frames that are padding (not real) leave the memory of their sequence as it was; where there are none, all of it is
+    the initial one. `policy.look` takes all frames at once: what depends on a frame alone belongs outside the loop. No
+    gradient.
     """
     # TODO 5.11: remember what really happened
     raise NotImplementedError("exercise 5.11: remember what really happened")

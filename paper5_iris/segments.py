@@ -12,7 +12,7 @@ def draw_segment(frames: int, length: int, left: bool, rng: np.random.Generator)
 
     Padding to the right (not `left`): the START is uniform over all frames, and what the episode does not have any more
     is missing. Padding to the `left`: the STOP is uniform, 1 to `frames`, and what comes before the episode is missing.
-    Draws one integer of rng, and returns Python's own.
+    Draws one integer of rng, evenly from its range, and returns Python's own.
     """
     # TODO 5.15: where a segment begins and ends
     raise NotImplementedError("exercise 5.15: where a segment begins and ends")

@@ -137,7 +137,10 @@ class Quantized(NamedTuple):
 
 
 def quantize(z: Float[Tensor, "batch embed height width"], codebook: Float[Tensor, "codes embed"]) -> Quantized:
-    """Every place's vector, replaced by the nearest one of the codebook (smallest squared distance)."""
+    """Every place's vector, replaced by the nearest one of the codebook (smallest squared distance).
+
+    From `straight` the gradient reaches z as if nothing had been replaced, and the codebook not at all.
+    """
     # TODO 5.3: the nearest word
     raise NotImplementedError("exercise 5.3: the nearest word")
 

@@ -14,8 +14,10 @@ def components_due(epoch: int, start_after: Mapping[str, int]) -> list[str]:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """The parameters of a model for torch.optim.AdamW, as two groups {"params": [...], "weight_decay": ...}: decayed
-    are the weights of nn.Linear layers, and nothing else (biases, norms, tables of embeddings), each parameter once.
+    """The parameters of a model for torch.optim.AdamW, as two groups {"params": [...], "weight_decay": ...}.
+
+    In the first, which decays, are the weights of nn.Linear layers, and nothing else; in the second, with 0, all others
+    (biases, norms, tables of embeddings). Each parameter is there once.
 
     Of the paper's world model that is 8,193,280 and 254,213 numbers.
     """

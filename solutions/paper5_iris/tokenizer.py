@@ -144,7 +144,10 @@ class Quantized(NamedTuple):
 
 
 def quantize(z: Float[Tensor, "batch embed height width"], codebook: Float[Tensor, "codes embed"]) -> Quantized:
-    """Every place's vector, replaced by the nearest one of the codebook (smallest squared distance)."""
+    """Every place's vector, replaced by the nearest one of the codebook (smallest squared distance).
+
+    From `straight` the gradient reaches z as if nothing had been replaced, and the codebook not at all.
+    """
     ### BEGIN SOLUTION 5.3: the nearest word
     vectors = z.permute(0, 2, 3, 1)
     flat = vectors.flatten(0, 2)

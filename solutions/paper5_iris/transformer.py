@@ -20,7 +20,8 @@ def attend(
 ) -> Float[Tensor, "batch heads new size"]:
     """Causal attention: the queries are the LAST `new` of `all` positions, and each sees itself and what is before it.
 
-    Weights softmax(q . k / sqrt(size)) over the positions seen; `dropout` is the share of the weights that is dropped.
+    Weights softmax(q . k / sqrt(size)) over the positions seen; `dropout` is the share of the weights that is
+    dropped, the others growing to make up for it, as in nn.Dropout.
     """
     ### BEGIN SOLUTION 5.6: look back, never ahead
     new, total = q.shape[-2], k.shape[-2]
@@ -48,7 +49,7 @@ class KVCache:
     def append(
         self, k: Float[Tensor, "batch heads new size"], v: Float[Tensor, "batch heads new size"]
     ) -> tuple[Float[Tensor, "batch heads all size"], Float[Tensor, "batch heads all size"]]:
-        """Write new positions behind those in it; returns keys and values of all, the new ones last.
+        """Write new positions behind those in it, and count them; returns keys and values of all, the new ones last.
 
         Raises ValueError where there is no room for them: nothing is overwritten.
         """
