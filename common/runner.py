@@ -171,6 +171,7 @@ class Run:
                 self.note(name, value)
             self.stop.check()
             if time.monotonic() - self.saved_at > SAVE_SECONDS:
+                self.means()  # a loss of nan is not saved
                 self.save()
 
     def passed(self, every: int, before: int) -> bool:
@@ -195,13 +196,18 @@ class Run:
         self.log()
         self.save_model()
 
+    def means(self) -> dict[str, float]:
+        """Of what was noted since the last line of the log. UserError for a loss of nan or inf."""
+        means = {name: float(np.mean([float(x) for x in values])) for name, values in self.pending.items() if values}
+        check_finite(means, f"frame {self.stream.frames}")
+        return means
+
     def log(self) -> dict[str, str]:
-        """Write the means of what was noted; returns what a progress bar shows. UserError for a loss of nan or inf."""
+        """Write the means of what was noted; returns what a progress bar shows."""
         if not any(self.pending.values()):
             return self.shown
-        means = {name: float(np.mean([float(x) for x in values])) for name, values in self.pending.items() if values}
+        means = self.means()
         self.pending.clear()
-        check_finite(means, f"frame {self.stream.frames}")
         now, steps = time.monotonic(), self.stream.agent_steps
         if steps > self.logged_steps:
             means["efficiency/seconds_per_step"] = (now - self.logged_at) / (steps - self.logged_steps)

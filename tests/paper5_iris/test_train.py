@@ -171,16 +171,18 @@ def test_the_transformer_policy_lives_through_the_same_commands(tmp_path, capsys
     [
         ("--recon", "absolute", "--beta", "0.25", "--temperature", "0.5", "--epsilon", "0.1", "--dropout", "0.1"),
         ("--actor-critic-lr", "0.01", "--entropy-scale", "0.0", "--prefill", "20", "--tokenizer-until", "5"),
-        ("--overfit-batch",),
     ],
 )
 def test_switches_are_options_of_the_command_line(options, tmp_path):
     short = ("--steps", "32", "--epoch-steps", "30", "--world-model-after", "0", "--actor-critic-after", "0")
-    folder = play(tmp_path / "run", *short, "--last-epochs", "0", *options)
+    folder = play(tmp_path / "run", *short, "--last-epochs", "0", "--overfit-batch", *options)
     number = lambda value: float(value) if value[0].isdigit() else value
-    wanted = {name: number(value) for name, value in zip(options[::2], options[1::2], strict=False)}
-    wanted = wanted or {"--overfit-batch": True}
-    assert {name: config_of(folder)[name.removeprefix("--").replace("-", "_")] for name in wanted} == wanted
+    wanted = {
+        name[2:].replace("-", "_"): number(value) for name, value in zip(options[::2], options[1::2], strict=True)
+    }
+    config = config_of(folder)
+    assert {name: config[name] for name in wanted} == wanted
+    assert config["overfit_batch"] is True
     assert {"world_model/recon_loss", "world_model/token_loss", "policy/actor_loss"} <= logged(folder)
 
 
