@@ -116,7 +116,7 @@ def test_all_commands_of_a_learner(tmp_path):
     """train.py with the networks of preset tiny, and eval.py, sample.py and visualize.py in the run's folder, with the
     checkpoint's name alone."""
     folder = tmp_path / "run"
-    short = f"--steps 400 --num-envs 4 --epoch-steps 40 --tokenizer-until 3 {TURNS} --eval-every 200 --eval-episodes 2"
+    short = f"--steps 260 --num-envs 4 --epoch-steps 40 --tokenizer-until 2 {TURNS} --eval-every 130 --eval-episodes 2"
     output = run(tmp_path / "1.txt", f"train.py {short} --log-every 50 --device cpu --logdir {folder}")
     assert "preset: tiny" in output
     assert "policy/actor_loss" in set().union(*read_metrics(folder / "metrics.jsonl"))
