@@ -34,10 +34,12 @@ SHOWN = ("episode_return", "eval_return")  # beside the progress bar
 class RunnerConfig(BaseConfig):
     """What the loop needs to know."""
 
-    may_change: ClassVar = (*BaseConfig.may_change, "eval_every", "eval_episodes", "log_every")
+    may_change: ClassVar = (*BaseConfig.may_change, "threads", "eval_every", "eval_episodes", "log_every")
 
     obs: Literal["image", "vector", "both"] | None = None
     """What the agent observes; without it what the environment naturally has."""
+    threads: int | None = None
+    """CPU threads; without it torch's own choice. Very small networks are slower with two than with one."""
     num_envs: int = 1
     """Environments that are played side by side."""
     prefill: int = 5_000
@@ -65,6 +67,8 @@ def main(
     config = parse_config(presets, runs, argv)
     if config.steps <= config.prefill:
         raise UserError(f"--steps {config.steps} trains nothing: the first {config.prefill} (--prefill) are random")
+    if config.threads:
+        torch.set_num_threads(config.threads)
     device = pick_device(config.device)
     agent = agent_class(config, *spaces_of(config.env, **config.env_options()), device)
     train(agent, config, open_run(config, runs), paper)
@@ -158,9 +162,9 @@ class Run:
                         self.save()
                 bar.update(stream.frames - before)
                 self.stop.check()
-        self.learn()  # what a resumed run still owes
-        if self.evaluated_at != stream.agent_steps:  # the last evaluation is of the agent that is kept
-            self.evaluate()
+        if self.evaluated_at != stream.agent_steps:  # equal where a finished run is resumed
+            self.learn()  # what a resumed run still owes
+            self.evaluate()  # of the agent that is kept
         self.log()
         self.save()
 

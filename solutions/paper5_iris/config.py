@@ -150,6 +150,7 @@ PRESETS = {
     "tiny": Config(
         env="TinyCatch-v0",
         steps=24_000,
+        threads=1,
         num_envs=8,
         image_size=16,
         action_repeat=2,
