@@ -38,6 +38,9 @@ def check(config: Config, observation_space: spaces.Dict, action_space: spaces.S
         ("image" in observation_space.spaces, f"IRIS needs pictures, and {config.env} shows none: give --obs image"),
         (config.image_size % halved == 0, f"--image-size must be a multiple of {halved}, not {config.image_size}"),
         (config.width % config.heads == 0, f"--width {config.width} cannot be cut into --heads {config.heads}"),
+        (config.channels % 2 == 0, f"--channels must be even (groups of two are normalised), not {config.channels}"),
+        (0 <= config.dropout < 1, f"--dropout must be at least 0 and below 1, not {config.dropout}"),
+        (min(config.temperature, config.eval_temperature) > 0, "--temperature and --eval-temperature must be positive"),
         (width % heads == 0, f"--actor-width {width} cannot be cut into --actor-heads {heads}"),
         (
             config.perceptual == "none" or config.lpips_weights,
