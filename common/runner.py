@@ -39,7 +39,7 @@ class RunnerConfig(BaseConfig):
     obs: Literal["image", "vector", "both"] | None = None
     """What the agent observes; without it what the environment naturally has."""
     threads: int | None = None
-    """CPU threads; without it torch's own choice. Very small networks are slower with two than with one."""
+    """CPU threads; without it torch's own choice. Some small networks are slower with two than with one."""
     num_envs: int = 1
     """Environments that are played side by side."""
     prefill: int = 5_000
@@ -207,7 +207,7 @@ class Run:
         return means
 
     def log(self) -> dict[str, str]:
-        """Write the means of what was noted; returns what a progress bar shows."""
+        """Write the means of what was noted; returns what a progress bar shows. UserError for a loss of nan or inf."""
         if not any(self.pending.values()):
             return self.shown
         means = self.means()

@@ -37,7 +37,7 @@ class VisualizeOptions:
     horizon: int = 50
     """Steps to dream."""
     context: int = 5
-    """Real rows that a prediction sees before it goes on alone."""
+    """Real rows that a prediction sees before it goes on alone; at most two thirds of the shortest episode."""
     temperature: float = 1.0
     """Of the dreams; below 1 they surprise less."""
     seed: int = 2_000_000
