@@ -44,19 +44,12 @@ def main(train: Path, ablations: Ablations, argv: list[str] | None = None) -> No
         if name not in ablations:
             raise UserError(f"there is no ablation {name!r}; there are: {', '.join(ablations)}")
     variants = {"baseline": (), **{name: ablations[name] for name in names}}
-    runs = {options.logdir / f"{name}-seed{seed}": (name, seed) for name in variants for seed in options.seeds}
-    with ThreadPoolExecutor(options.jobs) as pool:
-        done = [
-            pool.submit(train_one, train, folder, command(options, variants[name], seed), options.jobs)
-            for folder, (name, seed) in runs.items()
-        ]
-        try:
-            for each in done:
-                each.result()
-        except KeyboardInterrupt:
-            raise UserError("stopped; the same command goes on") from None
-        finally:  # after Ctrl-C or a failure: what has not begun stays undone
-            pool.shutdown(cancel_futures=True)
+    runs = {
+        options.logdir / f"{name}-seed{seed}": command(options, variant, seed)
+        for name, variant in variants.items()
+        for seed in options.seeds
+    }
+    train_all(train, runs, options.jobs)
     figure = options.logdir / f"{'-'.join(names)}.png"
     report(compare(list(runs), figure), figure)
 
@@ -66,6 +59,22 @@ def command(options: Options, variant: tuple[str, ...], seed: int) -> list[str]:
     words = ["--preset", options.preset, "--seed", str(seed), *variant]
     words += ["--env", options.env] if options.env else []
     return words + (["--steps", str(options.steps)] if options.steps else [])
+
+
+def train_all(train: Path, runs: Mapping[Path, list[str]], jobs: int) -> None:
+    """Train {run folder: options of train.py}, `jobs` at a time. What is finished is kept, what was broken off goes on.
+
+    Raises UserError after Ctrl-C or when a training fails; what has not begun by then stays undone.
+    """
+    with ThreadPoolExecutor(jobs) as pool:
+        done = [pool.submit(train_one, train, folder, words, jobs) for folder, words in runs.items()]
+        try:
+            for each in done:
+                each.result()
+        except KeyboardInterrupt:
+            raise UserError("stopped; the same command goes on") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def train_one(train: Path, folder: Path, words: list[str], jobs: int) -> None:

@@ -46,6 +46,7 @@ METRICS = {
     "world_model/prior_entropy": "entropy of a state's prior in nats, all variables together",
     "world_model/latent_use": "fraction of the latent dimensions (or classes of a code) in use",
     "world_model/latent_perplexity": "how many classes of a code are in use, weighted by how often",
+    "world_model/end_accuracy": "fraction of the ends that were foreseen (DreamerV3)",
     "world_model/grad_norm": "norm of the world model's gradient before clipping",
     "policy/episode_return": "sum of rewards of the episodes that ended while training, exploration and all",
     "policy/episode_length": "agent steps of the same episodes",
@@ -58,16 +59,19 @@ METRICS = {
     "policy/value_loss": "what the critic minimises",
     "policy/imagined_return": "return that imagination promises, mean over its states",
     "policy/value_error": "mean absolute difference of the value and the discounted return that followed",
+    "policy/value_bias": "mean difference of the same: above 0 the value promises too much",
     "policy/value_explained_variance": "1 is a perfect value, 0 is no better than a constant",
     "policy/replay_value_loss": "the critic's loss on what was really done (DreamerV3)",
     "policy/return_scale": "what advantages are divided by (DreamerV3)",
     "policy/advantage": "mean absolute advantage, divided by that scale (DreamerV3)",
     "policy/weight": "how much an imagined step counts, mean over the steps (DreamerV3)",
     "policy/entropy": "entropy of the policy in nats",
+    "policy/randomness": "the same between the least (0) and the most (1) that the policy can have (DreamerV3)",
     "policy/grad_norm": "norm of the actor's gradient before clipping",
     "policy/value_grad_norm": "norm of the critic's gradient before clipping",
     "efficiency/seconds_per_step": "time per agent step, learning included, evaluation not",
     "efficiency/seconds_per_update": "time per update, drawing its batch included",
+    "efficiency/replay_ratio": "how often each row has been trained on so far (DreamerV3)",
     "efficiency/memory_mib": "the most main memory that the process has held",
     "efficiency/gpu_memory_mib": "the most GPU memory that tensors have held",
     "efficiency/parameters": "numbers in all networks",
@@ -314,12 +318,13 @@ def _episodes(rows: Rows) -> Iterator[tuple[int, int, int]]:
                 yield b, start, t
 
 
-def value_accuracy(value: Float[np.ndarray, "*batch T"], rows: Rows, discount: float) -> tuple[float, float]:
-    """(mean absolute error, explained variance) of values against the discounted returns that followed.
+def value_accuracy(value: Float[np.ndarray, "*batch T"], rows: Rows, discount: float) -> dict[str, float]:
+    """Mean absolute error, bias and explained variance of values against the discounted returns that followed, under
+    the names of the log.
 
     The return of row t sums the rewards received after it, from row t + 1 to the end of its episode. Where
     the end is not seen (truncation, end of the rows) the value of the last row stands in for the rest.
-    Explained variance is 1 - Var(return - value) / Var(return), and nan where all returns are the same.
+    Explained variance is 1 - Var(return - value) / Var(return), and left out where all returns are the same.
     """
     value, reward, is_terminal, is_last = (
         np.atleast_2d(x) for x in (value, rows["reward"], rows["is_terminal"], rows["is_last"])
@@ -330,9 +335,10 @@ def value_accuracy(value: Float[np.ndarray, "*batch T"], rows: Rows, discount: f
         ret[:, t] = np.where(is_last[:, t], ret[:, t], follows)
     scored = ~is_last[:, :-1]  # the last row of an episode has no return of its own
     ret, value = ret[:, :-1][scored], value[:, :-1][scored]
-    variance = ret.var()
-    explained = 1 - (ret - value).var() / variance if variance > 0 else math.nan
-    return float(np.abs(ret - value).mean()), float(explained)
+    metrics = {"policy/value_error": np.abs(value - ret).mean(), "policy/value_bias": (value - ret).mean()}
+    if ret.var() > 0:
+        metrics["policy/value_explained_variance"] = 1 - (ret - value).var() / ret.var()
+    return {name: float(each) for name, each in metrics.items()}
 
 
 def policy_entropy(policy: Distribution, samples: int = 100) -> Float[Tensor, ""]:

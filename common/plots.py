@@ -1,6 +1,6 @@
 """The figures: what a model keeps of its images, what it dreams, how far it predicts reality, curves."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from matplotlib.ticker import EngFormatter
 from common.agent import Agent, Rows, dream
 from common.errors import UserError
 from common.metrics import categorical_use, reconstruction_error
+from common.tiny_envs import Score
 from common.video import enlarge, error_frames, frame_grid
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#e8710a", "#8a8f98"
@@ -236,9 +237,7 @@ def plot_curves(
     with saved_figure(path, 7.2, 4.4) as figure:
         axes = figure.add_subplot()
         _plot_runs(axes, runs, x, y, smoothing)
-        for name, value in (baselines or {}).items():
-            axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2)
-            axes.text(1.01, value, name, transform=axes.get_yaxis_transform(), va="center", color=GREY)
+        _plot_baselines(axes, baselines or {})
         axes.legend()
         figure.tight_layout()
     return Path(path)
@@ -259,6 +258,30 @@ def plot_panels(runs: dict[str, list[Log] | Log], path: str | Path, ys: Sequence
         figure.tight_layout(rect=(0, 0.04 + 0.03 * (len(labels) // 3), 1, 1))
         figure.legend(lines, labels, loc="lower center", ncols=3)
     return Path(path)
+
+
+def plot_domains(
+    runs: dict[str, list[Log]], baselines: Mapping[str, Score], path: str | Path, y: str = "policy/eval_return"
+) -> Path:
+    """One panel for each environment: mean and standard deviation over its seeds, between random and optimal."""
+    rows = -(-len(runs) // 3)
+    with saved_figure(path, 12.6, 3.2 * rows) as figure:
+        panels = figure.subplots(rows, 3, squeeze=False).flatten()
+        for axes, (env_id, logs) in zip(panels, runs.items(), strict=False):
+            _plot_runs(axes, {env_id: logs}, "frames", y)
+            _plot_baselines(axes, baselines[env_id]._asdict())
+            axes.set_title(f"{env_id}, {len(logs)} seeds")
+        for axes in panels[len(runs) :]:
+            axes.remove()
+        figure.tight_layout()
+    return Path(path)
+
+
+def _plot_baselines(axes: Axes, baselines: dict[str, float]) -> None:
+    """Dashed lines, named at the right."""
+    for name, value in baselines.items():
+        axes.axhline(value, color=GREY, linestyle="--", linewidth=1.2)
+        axes.text(1.01, value, name, transform=axes.get_yaxis_transform(), va="center", color=GREY)
 
 
 def _plot_runs(axes: Axes, runs: dict[str, list[Log] | Log], x: str, y: str, smoothing: float = 0.0) -> None:

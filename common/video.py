@@ -119,6 +119,15 @@ def side_by_side(
     return np.concatenate([np.broadcast_to(bar, (len(joined), *bar.shape)), joined], axis=1)
 
 
+def mark_first(frames: UInt8[np.ndarray, "T H W 3"], count: int, width: int = 4) -> UInt8[np.ndarray, "T H2 W2 3"]:
+    """A border around every frame: orange around the first `count`, white around the others."""
+    colour = np.where(np.arange(len(frames))[:, None] < count, (232, 113, 10), WHITE).astype(np.uint8)
+    height, long = frames.shape[1:3]
+    page = np.broadcast_to(colour[:, None, None], (len(frames), height + 2 * width, long + 2 * width, 3)).copy()
+    page[:, width:-width, width:-width] = frames
+    return page
+
+
 def _title_bar(titles: Sequence[str], widths: list[int], gap: int) -> UInt8[np.ndarray, "height width 3"]:
     """A white strip, each title centred over its video, in the largest type up to 16 that fits them all."""
     if len(titles) != len(widths):

@@ -24,7 +24,7 @@ from common.plots import (
     visualize_vae,
 )
 from common.tiny_envs import SCORES
-from common.video import error_frames, side_by_side, write_video
+from common.video import error_frames, mark_first, side_by_side, write_video
 
 
 @dataclass
@@ -113,8 +113,10 @@ def draw(agent: Agent, episodes: list[Rows], folder: Path, options: VisualizeOpt
     for i, images in enumerate(imagined.images):
         frames = np.concatenate([starts["image"][i, -1:], images])
         written.append(write_video(videos / f"dream_{i}.gif", side_by_side(frames, titles=["dream"]), fps=15))
-    real, predicted = truth["image"][0, context:], predict(agent, truth, context).images[0]
-    titles = ["reality", "predicted", "difference"]
-    video = side_by_side(real, predicted, error_frames(real, predicted), titles=titles)
+    seen = {key: value[:, :context] for key, value in truth.items()}
+    real = truth["image"][0]
+    model = np.concatenate([agent.reconstruct(seen)[0], predict(agent, truth, context).images[0]])
+    titles = ["reality", "model", "difference"]
+    video = mark_first(side_by_side(real, model, error_frames(real, model), titles=titles), context)
     written.append(write_video(videos / "predictions.gif", video, fps=15))
     return written

@@ -268,8 +268,7 @@ class DreamerV1Agent:
         # Here a value includes the reward of its own state, which the metric's return does not.
         value = (self.critic(feat) - batch["reward"]) / config.discount
         played = {**rows, "reward": batch["reward"].cpu().numpy()}
-        error, explained = value_accuracy(value.cpu().numpy(), played, config.discount)
-        return metrics | {"policy/value_error": error, "policy/value_explained_variance": explained}
+        return metrics | value_accuracy(value.cpu().numpy(), played, config.discount)
 
     # ---- looking inside ----
 

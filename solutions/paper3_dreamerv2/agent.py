@@ -282,8 +282,7 @@ class DreamerV2Agent:
         reward = untransform_reward(batch["reward"], config.reward_target)
         value = (self.critic(feat) - reward) / config.discount
         played = {**rows, "reward": reward.cpu().numpy()}
-        error, explained = value_accuracy(value.cpu().numpy(), played, config.discount)
-        return metrics | {"policy/value_error": error, "policy/value_explained_variance": explained}
+        return metrics | value_accuracy(value.cpu().numpy(), played, config.discount)
 
     # ---- looking inside ----
 

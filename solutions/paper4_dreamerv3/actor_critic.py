@@ -74,6 +74,15 @@ class Actor(nn.Module):
         raw = self.layers(feat)
         return OneHot(raw, self.unimix) if self.discrete else BoundedNormal(raw)
 
+    def entropy_bounds(self) -> tuple[float, float]:
+        """The least and the most entropy, in nats, that the policy can have."""
+        if not self.discrete:
+            least, most = (self.action_size * 0.5 * math.log(2 * math.pi * math.e * std**2) for std in (0.1, 1.0))
+            return least, most
+        rare = self.unimix / self.action_size
+        probs = [1 - (self.action_size - 1) * rare, *[rare] * (self.action_size - 1)]
+        return -sum(p * math.log(p) for p in probs if p), math.log(self.action_size)
+
     def noise(self, *lead: int, device: torch.device) -> Float[Tensor, "*lead action"]:
         """What `sample` of its distributions takes."""
         return (OneHot if self.discrete else BoundedNormal).noise((*lead, self.action_size), device)

@@ -163,8 +163,9 @@ class DreamerV3Agent:
         newest = np.stack([np.arange(streams), np.full(streams, replay.end - 2)], 1)
         replay.update(newest, {key: value[:, None] for key, value in self.acted.items()})
 
+        rows_played, batch_rows = replay.end * streams, config.batch * config.length
         first = self.sampler.first_row(streams) * streams
-        due = updates_due(replay.end * streams, first, config.replay_ratio, config.batch * config.length) - self.updates
+        due = updates_due(rows_played, first, config.replay_ratio, batch_rows) - self.updates
         totals, counts, start = defaultdict(float), defaultdict(int), time.perf_counter()
         for _ in range(due):
             rng = seeded(config.seed, UPDATE, self.updates)
@@ -178,6 +179,7 @@ class DreamerV3Agent:
         metrics = {name: total / counts[name] for name, total in totals.items()}
         if metrics:
             metrics["efficiency/seconds_per_update"] = (time.perf_counter() - start) / due
+            metrics["efficiency/replay_ratio"] = self.updates * batch_rows / max(rows_played - first, 1)
         return metrics
 
     def draw_noise(self) -> Noise:
@@ -195,6 +197,7 @@ class DreamerV3Agent:
         config, rows = self.config, self.to_tensors(rows)
         context = self.from_stored({key: rows.pop(key)[:, 0] for key in ("deter", "stoch")})
         batch = {key: value[:, 1:] for key, value in rows.items()}
+        batch["reward"] = config.reward_scale * batch["reward"]
         loss, metrics, post = self.losses(batch, context, noise or self.draw_noise())
         self.optimizer.zero_grad()
         loss.backward()
@@ -259,12 +262,14 @@ class DreamerV3Agent:
         }
         loss = sum(scales.get(name, 1.0) * each.mean() for name, each in losses.items())
         metrics = {LOG_NAMES[name]: each.detach().mean() for name, each in losses.items()}
+        entropy, (least, most) = policy.entropy().detach().mean(), self.actor.entropy_bounds()
         metrics |= {
             "world_model/loss": loss.detach(),
             "policy/imagined_return": returns.mean(),
             "policy/return_scale": scale,
             "policy/advantage": advantage.abs().mean(),
-            "policy/entropy": policy.entropy().detach().mean(),
+            "policy/entropy": entropy,
+            "policy/randomness": (entropy - least) / (most - least),
             "policy/weight": weight.mean(),
         }
         return loss, metrics, world_model.State(*(x.detach() for x in post))
@@ -273,6 +278,7 @@ class DreamerV3Agent:
     def diagnose(self, batch: dict[str, Tensor], post: world_model.State) -> dict[str, float | Tensor]:
         """Metrics that say more than the losses, on a training batch."""
         model, feat = self.model, post.feat
+        cont = self.cont_probability(feat)
         error, sign_accuracy = reward_accuracy(model.reward(feat).mean(), batch["reward"])
         tokens, rssm = model.encoder(batch), model.rssm
         seen = rssm.post_out(rssm.post_in(torch.cat([post.deter, tokens], -1)))
@@ -289,14 +295,15 @@ class DreamerV3Agent:
             "world_model/latent_perplexity": perplexity,
             "world_model/reward_error": error,
             "world_model/reward_sign_accuracy": sign_accuracy,
-            "world_model/cont_accuracy": continue_accuracy(self.cont_probability(feat), batch["is_terminal"]),
+            "world_model/cont_accuracy": continue_accuracy(cont, batch["is_terminal"]),
         }
+        if batch["is_terminal"].any():
+            metrics["world_model/end_accuracy"] = (cont[batch["is_terminal"]] < 0.5).float().mean()
         means = model.decoder(post.deter, post.stoch)
         if "image" in means:
             metrics["world_model/recon_error"] = (means["image"] - batch["image"]).square().mean()
         played = {key: value.cpu().numpy() for key, value in batch.items() if key not in ("image", "vector")}
-        error, explained = value_accuracy(self.critic(feat).mean().cpu().numpy(), played, self.config.discount)
-        return metrics | {"policy/value_error": error, "policy/value_explained_variance": explained}
+        return metrics | value_accuracy(self.critic(feat).mean().cpu().numpy(), played, self.config.discount)
 
     # ---- looking inside ----
 
@@ -336,7 +343,7 @@ class DreamerV3Agent:
         stoch = sample_latent(tempered, rssm.noise(len(deter)), unimix=0.0).flatten(-2)
         prior = world_model.State(deter, stoch)
         image = to_image(self.model.decoder(deter, stoch)["image"]) if decode else None
-        reward = self.model.reward(prior.feat).mean()
+        reward = self.model.reward(prior.feat).mean() / self.config.reward_scale
         return DreamStep(prior._asdict(), image, reward, self.cont_probability(prior.feat))
 
     def cont_probability(self, feat: Float[Tensor, "*batch feat"]) -> Float[Tensor, "*batch"]:

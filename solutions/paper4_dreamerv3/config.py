@@ -122,6 +122,8 @@ class Config(RunnerConfig):
     """Rows of a sequence."""
     replay_ratio: float = 512.0
     """How often each row is trained on (paper: 32 on Atari, 512 on control from proprioception)."""
+    reward_scale: float = 1.0
+    """Factor of the rewards that are learned from, and of the losses in their units; returns are logged as they are."""
     lr: float = 4e-5
     actor_lr: float | None = None
     """Of the actor, where it is another (2023: 3e-5 beside 1e-4)."""

@@ -241,13 +241,15 @@ def test_value_accuracy_by_hand(truncated):
     first = 1 + 0.5 * second
     fifth = 6 + 0.5 * 8.0  # the rows stop at row 5: its value stands in
     returns = np.array([first, second, 100.0, 4 + 0.5 * fifth, fifth, 8.0])
-    assert metrics.value_accuracy(returns, rows, 0.5) == pytest.approx((0.0, 1.0))
+    exact = {"policy/value_error": 0.0, "policy/value_bias": 0.0, "policy/value_explained_variance": 1.0}
+    assert metrics.value_accuracy(returns, rows, 0.5) == pytest.approx(exact)
 
-    off = returns + np.array([1, -1, 0, 1, -1, 0])
+    off = returns + np.array([2, -1, 0, 2, -1, 0])
     scored = returns[[0, 1, 3, 4]]
-    error, explained = metrics.value_accuracy(off, rows, 0.5)
-    assert error == pytest.approx(1.0)
-    assert explained == pytest.approx(1 - 1 / scored.var())
+    accuracy = metrics.value_accuracy(off, rows, 0.5)
+    assert accuracy["policy/value_error"] == pytest.approx(1.5)
+    assert accuracy["policy/value_bias"] == pytest.approx(0.5), "promised too much"
+    assert accuracy["policy/value_explained_variance"] == pytest.approx(1 - 2.25 / scored.var())
 
 
 def test_a_constant_value_explains_nothing():
@@ -256,12 +258,13 @@ def test_a_constant_value_explains_nothing():
         "is_last": np.array([[0, 0, 0, 0, 1], [0, 0, 0, 0, 1]], bool),
         "is_terminal": np.array([[0, 0, 0, 0, 1], [0, 0, 0, 0, 1]], bool),
     }
-    error, explained = metrics.value_accuracy(np.full((2, 5), 3.0), rows, 1.0)
+    accuracy = metrics.value_accuracy(np.full((2, 5), 3.0), rows, 1.0)
     # returns 3 2 2 2 and 4 4 4 1
-    assert error == pytest.approx((0 + 1 + 1 + 1 + 1 + 1 + 1 + 2) / 8)
-    assert explained == pytest.approx(0.0)
+    assert accuracy["policy/value_error"] == pytest.approx((0 + 1 + 1 + 1 + 1 + 1 + 1 + 2) / 8)
+    assert accuracy["policy/value_bias"] == pytest.approx((0 + 1 + 1 + 1 - 1 - 1 - 1 + 2) / 8)
+    assert accuracy["policy/value_explained_variance"] == pytest.approx(0.0)
     rows["reward"][:] = 0
-    assert math.isnan(metrics.value_accuracy(np.zeros((2, 5)), rows, 1.0)[1])
+    assert "policy/value_explained_variance" not in metrics.value_accuracy(np.zeros((2, 5)), rows, 1.0)
 
 
 def test_policy_entropy():

@@ -11,6 +11,7 @@ from common.visualize import VisualizeOptions, draw
 from tests.common.toys import PAPER, ToyAgent, ToyConfig, save_toy
 
 TITLE, SCALE, GAP = 24, 3, 6  # of side_by_side: rows of title above, pixels for a pixel, pixels between
+BORDER = 4  # of mark_first
 
 
 def toy_episode(length: int, seed: int) -> dict[str, np.ndarray]:
@@ -53,12 +54,14 @@ def test_a_prediction_takes_the_actions_that_were_really_taken(tmp_path):
     """The model is exact: every difference to reality would be a row too early or too late."""
     short, long = toy_episode(9, 1), toy_episode(20, 2)
     draw(toy_agent(0), [short, long], tmp_path, VisualizeOptions(num_dreams=2, horizon=12, context=5))
-    frames = frames_of(tmp_path / "videos" / "predictions.gif")[:, TITLE + 5]
-    reality, predicted, difference = (frames[:, i * (8 * SCALE + GAP) + 5, 0].tolist() for i in range(3))
-    steps = long["image"][5:17, 0, 0, 0].tolist()  # the longest episode's, behind its context
+    frames = frames_of(tmp_path / "videos" / "predictions.gif")
+    border, frames = frames[:, 0, 0], frames[:, TITLE + 5 + BORDER]
+    reality, predicted, difference = (frames[:, i * (8 * SCALE + GAP) + 5 + BORDER, 0].tolist() for i in range(3))
+    steps = [(int(long["image"][t, 0, 0, 0]), t < 5) for t in range(17)]  # the longest episode's; the context is framed
     shown = [b for a, b in zip([None, *steps], steps, strict=False) if a != b]  # a GIF joins equal frames
-    assert reality == predicted == shown
+    assert reality == predicted == [value for value, _ in shown]
     assert set(difference) == {0}
+    assert [tuple(colour) for colour in border] == [(232, 113, 10) if framed else (255,) * 3 for _, framed in shown]
 
 
 def test_an_episode_shorter_than_the_context_shortens_it(tmp_path):

@@ -1,6 +1,7 @@
 """The agent that puts all of it together: given, and graded when all exercises are done."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -691,6 +692,7 @@ def test_what_is_learned_is_logged_under_known_names(replay, monkeypatch):
     wanted += " value_error value_explained_variance"
     assert {f"policy/{name}" for name in wanted.split()} <= metrics.keys()
     assert "efficiency/seconds_per_update" in metrics
+    assert {"policy/randomness", "policy/value_bias", "efficiency/replay_ratio"} <= metrics.keys()
     assert all(np.isfinite(float(value)) for value in metrics.values())
 
 
@@ -705,6 +707,39 @@ def test_first_losses_are_those_of_knowing_nothing():
     expect_close(metrics["policy/return_scale"], 1.0, what="scale of the returns")
     expect_close(metrics["policy/entropy"], np.log(3), rtol=0.02, what="entropy of the policy")
     expect_close(metrics["world_model/cont_loss"], np.log(2), rtol=0, atol=0.25, what="continue loss")
+
+
+@pytest.mark.parametrize(("actions", "bounds"), [(CHOICE, (0.0446, 1.0986)), (BOX, (-1.7673, 2.8379))])
+def test_randomness_lies_between_the_least_and_the_most_entropy(actions, bounds):
+    """Three buttons of which two have a third of 1%, or all alike; two Gaussians of std 0.1, or 1. A fresh actor is
+    nearly as random as can be: continuous ones begin at std 0.893."""
+    agent = make_agent(actions=actions)
+    least, most = agent.actor.entropy_bounds()
+    expect_close(np.array([least, most]), np.array(bounds), rtol=0, atol=1e-3, what="least and most entropy")
+    policy = agent.actor(torch.randn(4, FEAT))
+    raw = {True: torch.tensor([50.0, 0, 0]), False: torch.tensor([0.0, 0, -50, -50])}[agent.discrete]
+    expect_close(type(policy)(raw).entropy(), torch.tensor(least), what="entropy of the surest policy")
+    entropy = float(policy.entropy().mean().detach())
+    assert 0.95 < (entropy - least) / (most - least) <= 1
+
+
+def test_rewards_of_another_scale_are_the_same_problem(monkeypatch):
+    """The agent that sees hundredfold rewards learns what it learns where they are a hundred times larger; its dreams
+    tell rewards as the environment gives them."""
+    rows, losses = make_rows(), []
+    for scale, factor in ((100.0, 1.0), (1.0, 100.0)):
+        agent = loud(make_agent(reward_scale=scale))
+        torch.manual_seed(5)
+        metrics, _ = agent.update({**rows, "reward": np.float32(factor) * rows["reward"]}, agent.draw_noise())
+        losses.append(float(metrics["world_model/loss"]))
+    assert losses[0] == losses[1]
+    state = agent.begin_dream(without_latents(rows))
+    rewards = []
+    for scale in (1.0, 100.0):
+        agent.config = replace(agent.config, reward_scale=scale)
+        torch.manual_seed(5)
+        rewards.append(agent.dream_step(state, torch.eye(3), decode=False).reward)
+    expect_close(100 * rewards[1], rewards[0], what="rewards of a dream")
 
 
 def test_overfitting_one_batch_takes_the_same_batch(replay, monkeypatch):

@@ -4,19 +4,24 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from common.agent import load_agent
 from common.config import parse_config
-from common.metrics import METRICS, read_metrics
+from common.metrics import METRICS, Logger, read_metrics
+from common.replay_buffer import ReplayBuffer
+from common.runner import ENVIRONMENT
+from common.seeding import seed_of
 from common.video import write_video  # noqa: F401  imageio is slow to import: not within a test
+from paper4_dreamerv3 import domains, generalize, train
 from paper4_dreamerv3 import eval as evaluation
-from paper4_dreamerv3 import train
 from paper4_dreamerv3 import visualize as visualisation
 from paper4_dreamerv3.ablate import ABLATIONS
 from paper4_dreamerv3.config import PRESETS, Config
 from paper4_dreamerv3.replay import updates_due
-from tests.helpers import comparable
+from tests.helpers import comparable, expect_close
 
 MICRO = [
     *("--env", "TinyCatch-v0", "--steps", "160", "--num-envs", "4", "--eval-every", "100", "--eval-episodes", "3"),
@@ -89,7 +94,89 @@ def test_evaluation_and_pictures_of_a_trained_agent(trained, capsys):
     visualisation.visualize.main(*evaluation.AGENT, arguments)
     for name in ("reconstructions", "latents", "imagination", "predictions", "learning_curve"):
         assert (trained / "figures" / f"{name}.png").stat().st_size > 1000
+    (drawn,) = visualisation.more(*episodes_of(trained), trained / "figures")
+    assert drawn.stat().st_size > 1000
     assert (trained / "videos" / "dream_0.gif").exists()
+
+
+def episodes_of(folder: Path, count: int = 3) -> tuple:
+    """A trained agent, and episodes that it plays."""
+    agent, config = load_agent(folder / "model.pt", *evaluation.AGENT[:2], paper=evaluation.AGENT[2])
+    return agent, visualisation.visualize.real_episodes(agent, config, count, 0)
+
+
+def test_entropies_of_the_latents(trained):
+    """Each between what 1% of chance leaves and ln 4; together those of the log's metrics. A variable whose prior
+    knows nothing is at ln 4."""
+    agent, episodes = episodes_of(trained)
+    rows = {key: np.stack([each[key][:8] for each in episodes]) for key in episodes[0]}
+    posterior, prior, likeliest = visualisation.latent_entropies(agent, rows)
+    assert posterior.shape == prior.shape == likeliest.shape == (3,)
+    floor = -(0.9925 * np.log(0.9925) + 3 * 0.0025 * np.log(0.0025))
+    for entropy in (posterior, prior):
+        assert ((entropy >= floor - 1e-5) & (entropy <= np.log(4) + 1e-5)).all()
+    assert ((likeliest >= 0) & (likeliest <= np.log(4) + 1e-5)).all()
+    with torch.no_grad():
+        for weight in agent.model.rssm.prior_net[-1].parameters():
+            weight.zero_()
+    expect_close(visualisation.latent_entropies(agent, rows)[1], np.full(3, np.log(4)), what="a prior of nothing")
+
+
+def test_levels_of_training_come_again(trained, tmp_path, capsys):
+    """The first episodes on seen levels begin with the very frames that the replay begins with; new ones do not.
+    CartPole has no levels."""
+    agent, config = load_agent(trained / "model.pt", *evaluation.AGENT[:2], paper=evaluation.AGENT[2])
+    seed = seed_of(config.seed, ENVIRONMENT, 0)
+    replay = ReplayBuffer(config.replay_capacity, directory=trained / "replay")
+    replay.restore()
+    first = replay.windows(np.array([(stream, 0) for stream in range(4)]), 1)["image"][:, 0]
+    for seeds, same in (([None] * 4, True), ([7, 8, 9, 10], False)):
+        played = generalize.play(agent, config, seed, seeds)
+        images = np.stack([rows["image"][0] for rows in played.rows])
+        assert np.array_equal(images, first) is same
+    figure = tmp_path / "figure.png"
+    generalize.main([str(trained), "--episodes", "4", "--context", "3", "--horizon", "6", "--figure", str(figure)])
+    assert "unseen levels: return" in capsys.readouterr().out
+    result = json.loads(figure.with_suffix(".json").read_text())
+    for kind in ("seen", "unseen"):
+        assert -1 <= result[kind]["return"]["mean"] <= 1
+        assert len(result[kind]["error"]["mean"]) == 6
+    assert figure.stat().st_size > 1000
+
+
+def test_what_follows_an_episode_is_no_error():
+    rows = {"reward": np.arange(3.0), "is_first": np.array([True, False, False])}
+    longer = generalize.padded(rows, 5)
+    assert longer["reward"].tolist() == [0, 1, 2, 2, 2]
+    assert longer["is_first"].tolist() == [True, False, False, True, True]
+    assert generalize.padded(rows, 2)["reward"].tolist() == [0, 1]
+
+
+def test_one_table_for_all_domains(tmp_path, monkeypatch, capsys):
+    """Of what each run logged last: scores between random and optimal, one panel and one line for each environment."""
+
+    def train_all(script, runs, jobs):
+        assert script.name == "train.py"
+        for place, (folder, words) in enumerate(runs.items()):
+            config = parse_config(PRESETS, tmp_path, words)
+            assert words == ["--preset", "tiny", "--env", config.env, "--seed", str(config.seed), "--steps", "500"]
+            with Logger(folder, tensorboard=False) as logger:
+                logger.log({"policy/eval_return": 0.0}, step=1, frames=100)
+                logger.log({"policy/eval_return": float(place)}, step=2, frames=500)
+
+    monkeypatch.setattr(domains, "train_all", train_all)
+    options = ["--seeds", "0", "3", "--steps", "500", "--logdir", str(tmp_path)]
+    domains.main(["--domains", "TinyCatch-v0", "CartPole-v1", *options])
+    assert "CartPole-v1" in capsys.readouterr().out
+    result = json.loads((tmp_path / "domains.json").read_text())
+    assert list(result) == ["TinyCatch-v0", "CartPole-v1"]
+    assert result["TinyCatch-v0"]["return"]["values"] == [0, 1]
+    assert result["TinyCatch-v0"]["score"]["values"] == pytest.approx([0.42 / 1.42, 1])
+    assert result["CartPole-v1"]["optimal"] == 500
+    assert (tmp_path / "domains.png").stat().st_size > 1000
+    with pytest.raises(SystemExit):
+        domains.main(["--domains", "TinyCat-v0"])
+    assert "TinyCat-v0 is none of the domains: TinyCatch-v0" in capsys.readouterr().err
 
 
 def test_continuous_actions_are_learned_with_the_same_options(tmp_path):
