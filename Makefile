@@ -22,7 +22,7 @@ test: $(VENV)/installed  ## everything quick: at most 5 minutes on 2 cores
 	$(PY) -m pytest --impl solutions
 
 test-slow: $(VENV)/installed  ## what takes longer: training runs, kill and resume, several processes
-	$(PY) -m pytest --impl solutions --slow -m slow
+	OMP_NUM_THREADS=1 $(PY) -m pytest --impl solutions --slow -m slow -n 2
 
 chaffs: $(VENV)/installed  ## prove the tests: wrong answers they must reject, right ones they must accept
 	$(PY) -m tests.chaffs.run

@@ -141,6 +141,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if not any((folder / paper).is_dir() for paper in PAPERS):
         raise pytest.UsageError(f"--impl {impl}: {folder} holds no paper folder such as {PAPERS[0]}")
     config.implementation = Implementation(folder, solutions=folder == ROOT / "solutions")
+    if getattr(config.option, "numprocesses", None) and not config.implementation.solutions:
+        raise pytest.UsageError("grading is done in one process, which sees every test: leave out -n")
     if not config.implementation.solutions:
         sys.path.insert(0, str(folder))
     prefix = "solutions." if config.implementation.solutions else ""

@@ -62,6 +62,14 @@ def test_four_states_side_by_side(repo):
     assert "[three] times two" in kept["1.1"]["note"]
 
 
+def test_grading_is_done_in_one_process(repo):
+    """Several would each know a part, and stubs would pass as skipped tests. Of the solutions there is no verdict."""
+    run = pytest_run(repo, "-n", "2")
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "leave out -n" in run.stderr
+    assert pytest_run(repo, "--impl", "solutions", "-n", "2").returncode == 0
+
+
 def test_blocked_names_the_stub_and_a_selection_is_no_verdict(repo):
     answer(repo, **{"1.10": RIGHT["1.10"], "1.2": RIGHT["1.2"]})
     run = pytest_run(repo)
