@@ -15,6 +15,7 @@ RUNS = Path(__file__).parent / "runs"
 class Config(RunnerConfig):
     """IRIS. The defaults are the paper's, for Atari 100k."""
 
+    may_change: ClassVar = (*RunnerConfig.may_change, "lpips_weights")
     least: ClassVar = RunnerConfig.least | {
         "prefill": 0,
         "tokenizer_after": 0,
@@ -62,7 +63,7 @@ class Config(RunnerConfig):
     perceptual: Literal["lpips", "none"] = "lpips"
     """lpips: the paper's, with weights of your own."""
     lpips_weights: str | None = None
-    """File with the weights of VGG16 and of LPIPS."""
+    """File with the weights of VGG16 and of LPIPS; eval.py and visualize.py look for it in the same place."""
 
     # World model
 

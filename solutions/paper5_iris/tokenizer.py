@@ -159,6 +159,9 @@ def quantize(z: Float[Tensor, "batch embed height width"], codebook: Float[Tenso
     ### END SOLUTION
 
 
+AT_ONCE = 256  # images: long episodes are looked at in parts, which are small beside a training batch's memory
+
+
 class Tokenizer(nn.Module):
     """Encoder, codebook, decoder: 4,027,523 parameters in the paper's sizes."""
 
@@ -185,13 +188,15 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def to_tokens(self, image: Float[Tensor, "*batch 3 height width"]) -> Int[Tensor, "*batch places"]:
-        return self.encode(image.reshape(-1, *image.shape[-3:]))[1].tokens.reshape(*image.shape[:-3], self.tokens)
+        parts = image.reshape(-1, *image.shape[-3:]).split(AT_ONCE)
+        return torch.cat([self.encode(part)[1].tokens for part in parts]).reshape(*image.shape[:-3], self.tokens)
 
     @torch.no_grad()
     def to_image(self, tokens: Int[Tensor, "*batch places"]) -> Float[Tensor, "*batch 3 height width"]:
         """What the policy and the eye see of tokens: images in [0, 1]."""
         code = self.codebook(tokens.flatten(0, -2)).unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
-        return self.decode(code).clamp(0, 1).unflatten(0, tokens.shape[:-1])
+        images = torch.cat([self.decode(part).clamp(0, 1) for part in code.split(AT_ONCE)])
+        return images.unflatten(0, tokens.shape[:-1])
 
 
 def tokenizer_losses(

@@ -778,6 +778,16 @@ def test_images_are_taken_to_minus_one_and_one():
     assert decoded.max() > 1
 
 
+def test_long_episodes_are_looked_at_in_parts(monkeypatch):
+    """Seven frames, three at a time: the same tokens and the same images as all at once."""
+    model, image = randomize(Tokenizer(*SMALL)), torch.rand(7, 1, 3, 16, 16, dtype=torch.float64)
+    whole = model.to_tokens(image)
+    drawn = model.to_image(whole)
+    monkeypatch.setattr(tokenizer, "AT_ONCE", 3)
+    assert torch.equal(model.to_tokens(image), whole)
+    expect_close(model.to_image(whole), drawn, what="images")
+
+
 def test_tokens_become_images_again():
     """Row by row, cut off at 0 and 1; of any number of dimensions; without gradient."""
     model, image = make_tokenizer(), torch.rand(2, 3, 3, 16, 16)
