@@ -96,6 +96,7 @@ class IRISAgent:
         }
         self.epoch, self.done = 0, 0  # epochs whose updates are all made, and those made of the next one
         self.updates = 0
+        self.stored = 0  # rows of each stream whose tokens are stored beside them
         self.refreshed: State | None = None  # what the policy, newly trained, remembers of the running episodes
         self.monotonous = 0  # updates in a row in which the codebook was as good as one word
         self.fixed_batches: dict[str, Rows] = {}  # of --overfit-batch
@@ -160,6 +161,8 @@ class IRISAgent:
     def update(self, component: str, replay: ReplayBuffer) -> dict[str, float | Tensor]:
         """One update of one component, on a fresh batch."""
         config, start = self.config, time.perf_counter()
+        if component != "tokenizer" and config.tokenizer_until is not None and self.epoch >= config.tokenizer_until:
+            self.store_tokens(replay)
         losses_of: Callable = getattr(self, f"{component}_losses")
         length = {"tokenizer": 1, "world_model": config.frames, "actor_critic": config.burn_in + 1}[component]
         rng = seeded(config.seed, UPDATE, self.updates)
@@ -180,6 +183,23 @@ class IRISAgent:
         metrics[f"{FOLDER[component]}/{component}_grad_norm"] = norm
         metrics[f"efficiency/seconds_per_{component}_update"] = time.perf_counter() - start
         return metrics
+
+    def store_tokens(self, replay: ReplayBuffer) -> None:
+        """Once the tokenizer stands still: keep the tokens of every new row beside it, instead of finding them again
+        for every batch, which is half of the world model's update at preset tiny."""
+        begin = max(self.stored, replay.oldest)
+        while begin < replay.end:
+            rows = min(replay.end - begin, 64)
+            starts = np.stack([np.arange(replay.streams), np.full(replay.streams, begin)], 1)
+            tokens = self.tokens(replay.windows(starts, rows, ("image",))["image"])
+            replay.update(starts, {"tokens": tokens.int().cpu().numpy()})
+            begin += rows
+        self.stored = replay.end
+
+    def segment_tokens(self, batch: Rows) -> Int[Tensor, "batch frames places"]:
+        """Of a segment's frames: those that are stored beside them, where there are some."""
+        stored = batch.get("tokens")
+        return self.tokens(batch["image"]) if stored is None else torch.as_tensor(stored, device=self.device).long()
 
     def tokenizer_losses(self, batch: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(losses, metrics) of the tokenizer on single frames."""
@@ -209,7 +229,7 @@ class IRISAgent:
 
     def world_model_losses(self, batch: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(losses, metrics) of the world model on segments, all of a segment's positions at once."""
-        tokens = self.tokens(batch["image"])
+        tokens = self.segment_tokens(batch)
         action, reward, end, real = (
             torch.as_tensor(batch[key], device=self.device) for key in ("action", "reward", "end", "real")
         )
@@ -225,7 +245,7 @@ class IRISAgent:
     def actor_critic_losses(self, batch: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(losses, metrics) of the policy, which dreams from the segments' last frames."""
         config = self.config
-        tokens, real = self.tokens(batch["image"]), torch.as_tensor(batch["real"], device=self.device)
+        tokens, real = self.segment_tokens(batch), torch.as_tensor(batch["real"], device=self.device)
         state = burn_in(self.policy, tokens[:, :-1], real[:, :-1])
         dreamed = imagine(self.model, self.policy, state, tokens[:, -1], config.horizon)
         returns = lambda_returns(dreamed.reward, dreamed.value.detach(), dreamed.end, config.discount, config.lam)
@@ -319,6 +339,7 @@ class IRISAgent:
             "epoch": self.epoch,
             "done": self.done,
             "updates": self.updates,
+            "stored": self.stored,
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -329,6 +350,7 @@ class IRISAgent:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
             self.epoch, self.done, self.updates = state["epoch"], state["done"], state["updates"]
+            self.stored = state["stored"]
 
 
 FOLDER = {"tokenizer": "world_model", "world_model": "world_model", "actor_critic": "policy"}

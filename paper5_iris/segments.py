@@ -24,8 +24,8 @@ def sample_segments(
     """A batch (batch, length, ...) of pieces of episodes: the episode uniform over EPISODES, long or short.
 
     Keys: `image`; `action` (one-hot), `reward` and `end`, which FOLLOWED the frame; `real`, False where there is
-    padding, all zeros, behind the piece or, `left`, before it. An episode's last row is no frame here: nobody acts on
-    it.
+    padding, all zeros, behind the piece or, `left`, before it; `tokens`, where the replay has them. An episode's last
+    row is no frame here: nobody acts on it.
     Raises UserError where no episode has two rows yet.
     """
     episodes = replay.episodes()
@@ -42,6 +42,7 @@ def sample_segments(
             "reward": piece["reward"][1:],
             "end": piece["is_terminal"][1:],
             "real": np.ones(stop - start, bool),
+            **({"tokens": piece["tokens"][:-1]} if "tokens" in piece else {}),
         }
         out = out or {key: np.zeros((batch, length, *x.shape[1:]), x.dtype) for key, x in piece.items()}
         where = slice(length - (stop - start), length) if left else slice(0, stop - start)

@@ -17,6 +17,7 @@ from paper5_iris.actor_critic import CnnLstm, TransformerActor, actor_critic_los
 from paper5_iris.agent import PATIENCE, IRISAgent
 from paper5_iris.config import PRESETS, Config
 from paper5_iris.sample import imagine
+from paper5_iris.segments import sample_segments
 from paper5_iris.transformer import KVCache, Predicted, WorldModel
 from tests.helpers import expect_close
 
@@ -290,6 +291,33 @@ def test_the_papers_six_hundred_epochs(replay):
 
 
 # ---- learning: an update ----
+
+
+def test_tokens_are_kept_where_the_tokenizer_stands_still(replay, monkeypatch):
+    """Beside every row, also those that come later; what is learned from them is what their frames would teach. While
+    the tokenizer learns, nothing is kept."""
+    agent = loud(make_agent(tokenizer_until=2, dropout=0.0))
+    segments = lambda: sample_segments(replay, 3, 4, np.random.default_rng(0))
+    agent.update("world_model", replay)
+    assert "tokens" not in segments()
+    agent.epoch = 2
+    expected = agent.world_model_losses(segments())[0]
+    agent.update("actor_critic", replay)  # which leaves tokenizer and world model as they are
+    stored = replay.windows([(0, 0), (1, 0)], 40)
+    assert np.array_equal(stored["tokens"], agent.tokens(stored["image"]).numpy())
+    looked, look = [], agent.tokens
+    monkeypatch.setattr(agent, "tokens", lambda image: looked.append(image.shape[:2]) or look(image))
+    found = agent.world_model_losses(segments())[0]
+    assert not looked, "the frames are not looked at again"
+    for name, loss in expected.items():
+        expect_close(found[name], loss, what=name)
+    later = make_rows(2, 3, seed=9)
+    for t in range(3):
+        replay.add(one_row(later, t))
+    agent.update("actor_critic", replay)
+    assert looked == [(2, 3)], "only the new rows are"
+    newest = replay.windows([(0, 40), (1, 40)], 3)
+    assert np.array_equal(newest["tokens"], look(newest["image"]).numpy())
 
 
 @ACTORS
