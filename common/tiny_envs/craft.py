@@ -6,8 +6,9 @@
   holds.
 - action: Discrete(6): 0 nothing, 1 up, 2 down, 3 left, 4 right, 5 collect. Moving turns the player, also
   where the way is blocked; collect takes the tree or the gold that the player faces, and leaves grass.
-- reward: +0.25 for each tree or gold, +10 for reaching the goal, which ends the episode (terminated). 50
-  steps (truncated).
+- reward: +0.25 for each tree or gold, +10 for reaching the goal, which ends the episode (terminated), and, as in
+  MineRL's NavigateDense, 0.1 for each cell of straight-line distance that a step brings the player nearer to it, less
+  for what it leads away. 50 steps (truncated).
 - level: the map. Water, rocks, trees and gold block the way, but the goal can always be reached without
   collecting.
 """
@@ -27,7 +28,7 @@ SIDE = 12  # cells of the island
 BORDER = 3  # cells of water around it, so that every view lies inside the map
 TREES, GOLDS = 6, 3
 PATH = 8  # the way from start to goal is at least so long
-GATHER_REWARD, GOAL_REWARD = 0.25, 10.0
+GATHER_REWARD, GOAL_REWARD, NEARER_REWARD = 0.25, 10.0, 0.1
 
 CELL = 12  # pixels
 VIEW = 7  # cells drawn from side to side, of which the image is the middle
@@ -243,13 +244,19 @@ class TinyCraftVectorEnv(TinyVectorEnv):
         ahead = (self.env, *(self.player + MOVES[self.facing]).T)
         kind = self.cells[ahead]
         goes = moves & ((kind == GRASS) | (kind == GOAL))
+        before = self._distance()
         self.player += goes[:, None] * MOVES[self.facing]
+        nearer = before - self._distance()
 
         taken = (action == COLLECT)[:, None] & (kind[:, None] == (TREE, GOLD))
         self.gathered += taken
         self.cells[ahead] = np.where(taken.any(1), GRASS, kind)
         arrived = goes & (kind == GOAL)
-        return GATHER_REWARD * taken.any(1) + GOAL_REWARD * arrived, arrived
+        return GATHER_REWARD * taken.any(1) + GOAL_REWARD * arrived + NEARER_REWARD * nearer, arrived
+
+    def _distance(self) -> np.ndarray:
+        """Straight-line distance (N,) to the goal in cells."""
+        return np.hypot(*(self.goal - self.player).T)
 
     def _draw(self):
         window = self.player[:, :, None] + np.arange(VIEW) - VIEW // 2
@@ -262,7 +269,7 @@ class TinyCraftVectorEnv(TinyVectorEnv):
 
     def _observe(self):
         to_goal = (self.goal - self.player)[:, ::-1]  # right, down
-        distance = np.hypot(*to_goal.T)[:, None]
+        distance = self._distance()[:, None]
         shares = distance / (SIDE * np.sqrt(2)), self.gathered / (TREES, GOLDS)
         vector = np.concatenate([to_goal / np.maximum(distance, 1), *shares], 1)
         return {"image": self._draw(), "vector": vector.astype(np.float32)}
