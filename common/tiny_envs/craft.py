@@ -7,8 +7,8 @@
 - action: Discrete(6): 0 nothing, 1 up, 2 down, 3 left, 4 right, 5 collect. Moving turns the player, also
   where the way is blocked; collect takes the tree or the gold that the player faces, and leaves grass.
 - reward: +0.25 for each tree or gold, +10 for reaching the goal, which ends the episode (terminated), and, as in
-  MineRL's NavigateDense, 0.1 for each cell of straight-line distance that a step brings the player nearer to it, less
-  for what it leads away. 50 steps (truncated).
+  MineRL's NavigateDense, 1 for each cell of straight-line distance that a step brings the player nearer to it, and as
+  much less for what it leads away. 50 steps (truncated).
 - level: the map. Water, rocks, trees and gold block the way, but the goal can always be reached without
   collecting.
 """
@@ -28,7 +28,7 @@ SIDE = 12  # cells of the island
 BORDER = 3  # cells of water around it, so that every view lies inside the map
 TREES, GOLDS = 6, 3
 PATH = 8  # the way from start to goal is at least so long
-GATHER_REWARD, GOAL_REWARD, NEARER_REWARD = 0.25, 10.0, 0.1
+GATHER_REWARD, GOAL_REWARD, NEARER_REWARD = 0.25, 10.0, 1.0
 
 CELL = 12  # pixels
 VIEW = 7  # cells drawn from side to side, of which the image is the middle

@@ -222,7 +222,7 @@ SPREAD = {
     "TinyCatch-v0": (0.91, 0),
     "TinyReacher-v0": (5.7, 0.84),
     "TinyRacer-v0": (4.1, 1.3),
-    "TinyCraft-v0": (1.2, 0.38),
+    "TinyCraft-v0": (2.8, 2.2),
 }
 
 
@@ -510,12 +510,12 @@ def test_craft_compass_and_goal():
     np.testing.assert_allclose(obs["vector"], [1 / np.sqrt(10), -3 / np.sqrt(10), np.sqrt(10 / 288), 0, 0], rtol=1e-6)
     for before, after in ((10, 5), (5, 2), (2, 1)):  # squared distances
         obs, reward, terminated, truncated, _ = env.step(craft.UP)
-        assert reward == pytest.approx(0.1 * (before**0.5 - after**0.5))
+        assert reward == pytest.approx(before**0.5 - after**0.5)
         assert (terminated, truncated) == (False, False)
     np.testing.assert_array_equal(cell(obs["image"], 0, 1), craft.TILES[craft.GOAL])
     np.testing.assert_allclose(obs["vector"][:3], [1, 0, 1 / (12 * np.sqrt(2))], rtol=1e-6)
     obs, reward, terminated, truncated, _ = env.step(craft.RIGHT)
-    assert (reward, terminated, truncated) == (pytest.approx(10.1), True, False)
+    assert (reward, terminated, truncated) == (pytest.approx(11), True, False)
     assert obs["vector"][:3].tolist() == [0, 0, 0]
     assert env.observation_space.contains(obs)
 
