@@ -23,12 +23,12 @@ TRAIN = Path(__file__).with_name("train.py")
 DOMAINS = {  # environment -> its frames
     "TinyCatch-v0": 18_000,  # pixels; buttons
     "TinyReacher-v0": 18_000,  # pixels; two numbers
-    "TinyRacer-v0": 60_000,  # pixels; two numbers; every road is new
-    "TinyCraft-v0": 60_000,  # pixels and a vector; buttons; every map is new
-    "CartPole-v1": 30_000,  # a vector; buttons
+    "TinyRacer-v0": 18_000,  # pixels; two numbers; every road is new
+    "TinyCraft-v0": 36_000,  # pixels and a vector; buttons; every map is new
+    "CartPole-v1": 18_000,  # a vector; buttons
 }
 # CartPole: the mean of 1000 random episodes, seeds 0..999, and as much as its time limit allows.
-KNOWN = SCORES | {"CartPole-v1": Score(random=22.0, optimal=500.0)}
+KNOWN = SCORES | {"CartPole-v1": Score(random=22.6, optimal=500.0)}
 
 
 @dataclass
