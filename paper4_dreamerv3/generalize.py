@@ -113,7 +113,7 @@ def summarise(seeds: list[dict]) -> dict:
 def draw(env_id: str, result: dict, path: Path) -> Path:
     """Returns at the left, errors by step at the right."""
     colours = {"seen": BLUE, "unseen": ORANGE}
-    with saved_figure(path, 9.6, 3.8) as figure:
+    with saved_figure(path, 9.6, 4.2) as figure:
         left, right = figure.subplots(1, 2, width_ratios=(1, 2))
         for place, (kind, each) in enumerate(result.items()):
             values = each["return"]["values"]
@@ -130,8 +130,9 @@ def draw(env_id: str, result: dict, path: Path) -> Path:
         left.set_title(env_id)
         right.set_xlabel("steps ahead, open loop")
         right.set_ylabel("mean squared error per pixel")
-        right.legend()
-        figure.tight_layout()
+        right.set_ylim(bottom=0)
+        figure.tight_layout(rect=(0, 0.08, 1, 1))
+        figure.legend(loc="lower center", ncols=4)
     return path
 
 
