@@ -16,8 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int, Num, UInt8
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Normal, kl_divergence
+from tqdm import tqdm
 
 from common.errors import UserError
+from common.health import Health
 from common.video import to_rgb, write_video
 
 # The names that all five papers share; a paper may log more (world_model/commitment_loss, ...).
@@ -94,6 +96,7 @@ class Logger:
         kept = _cut(path, resume_step) if path.exists() else []
         earlier = kept[-1]["wall_seconds"] if kept else 0.0
         self._start = time.monotonic() - earlier
+        self._health = Health()
         self._file = path.open("a", encoding="utf-8")
         self._board = None
         if tensorboard:
@@ -108,7 +111,8 @@ class Logger:
         return time.monotonic() - self._start
 
     def log(self, metrics: Mapping[str, SupportsFloat], *, step: int, frames: int) -> None:
-        """Add one line; values may be numbers, numpy scalars or tensors of one element."""
+        """Add one line; values may be numbers, numpy scalars or tensors of one element. Prints the warnings of
+        common/health.py."""
         values = {name: float(value) for name, value in metrics.items()}
         row = {"step": int(step), "frames": int(frames), "wall_seconds": round(self.wall_seconds, 3)}
         # JSON has no nan and inf: they are written as strings, and read_metrics turns them back.
@@ -118,6 +122,8 @@ class Logger:
         if self._board:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
+        for warning in self._health.look(values):
+            tqdm.write(warning, file=sys.stderr)  # without cutting a progress bar in two
 
     def image(self, name: str, array: UInt8[np.ndarray, "H W C"], step: int) -> Path:
         """Write an image to `figures/<name>_<step>.png` and to TensorBoard; returns the file's path."""

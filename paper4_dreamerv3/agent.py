@@ -265,7 +265,7 @@ class DreamerV3Agent:
         entropy, (least, most) = policy.entropy().detach().mean(), self.actor.entropy_bounds()
         metrics |= {
             "world_model/loss": loss.detach(),
-            "policy/imagined_return": returns.mean(),
+            "policy/imagined_return": returns.mean() / config.reward_scale,
             "policy/return_scale": scale,
             "policy/advantage": advantage.abs().mean(),
             "policy/entropy": entropy,

@@ -15,10 +15,12 @@ from common.replay_buffer import ReplayBuffer
 from common.runner import ENVIRONMENT
 from common.seeding import seed_of
 from common.video import write_video  # noqa: F401  imageio is slow to import: not within a test
+from paper4_dreamerv3 import agent as agent_module
 from paper4_dreamerv3 import domains, generalize, train
 from paper4_dreamerv3 import eval as evaluation
 from paper4_dreamerv3 import visualize as visualisation
 from paper4_dreamerv3.ablate import ABLATIONS
+from paper4_dreamerv3.agent import DreamerV3Agent
 from paper4_dreamerv3.config import PRESETS, Config
 from paper4_dreamerv3.replay import updates_due
 from tests.helpers import comparable, expect_close
@@ -97,6 +99,48 @@ def test_evaluation_and_pictures_of_a_trained_agent(trained, capsys):
     (drawn,) = visualisation.more(*episodes_of(trained), trained / "figures")
     assert drawn.stat().st_size > 1000
     assert (trained / "videos" / "dream_0.gif").exists()
+
+
+def inverted(monkeypatch):
+    """The continue head, taken the wrong way round."""
+    right = DreamerV3Agent.cont_probability
+    monkeypatch.setattr(DreamerV3Agent, "cont_probability", lambda self, feat: 1 - right(self, feat))
+
+
+def promising(monkeypatch):
+    """Returns with 1000 added to each."""
+    right = agent_module.lambda_returns
+    monkeypatch.setattr(agent_module, "lambda_returns", lambda *args: 1000 + right(*args))
+
+
+def exploding(monkeypatch):
+    """After 20 updates the losses are a million times larger."""
+    calls, right = [], agent_module.world_model_losses
+
+    def losses(*args):
+        calls.append(args)
+        return {name: loss * (1e6 if len(calls) > 20 else 1) for name, loss in right(*args).items()}
+
+    monkeypatch.setattr(agent_module, "world_model_losses", losses)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("warning", "breaks", "options"),
+    [
+        ("posterior collapse", None, ("--rep-scale", "1000", "--free-nats", "0", "--lr", "1e-3")),
+        ("exploding gradient", exploding, ()),
+        ("continue head inverted", inverted, ("--lr", "1e-2")),
+        ("values too high", promising, ("--lr", "1e-2")),
+    ],
+)
+def test_a_broken_run_is_told(warning, breaks, options, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(agent_module, "DIAGNOSE_EVERY", 1)
+    if breaks:
+        breaks(monkeypatch)
+    run = ("--env", "CartPole-v1", "--steps", "1000", "--eval-every", "1000", "--logdir", str(tmp_path / "run"))
+    train.main([*MICRO, *run, *options])
+    assert f"warning: {warning}: " in capsys.readouterr().err
 
 
 def episodes_of(folder: Path, count: int = 3) -> tuple:
