@@ -11,6 +11,7 @@ import tyro
 from common.agent import Agent, Rows, dream, load_agent
 from common.checkpoint import find_checkpoint
 from common.config import BaseConfig, pick_device
+from common.env_wrapper import make_env
 from common.errors import UserError, one_line_errors
 from common.evaluate import open_episodes, rollout
 from common.metrics import read_metrics
@@ -40,6 +41,8 @@ class VisualizeOptions:
     """Real rows that a prediction sees before it goes on alone; at most two thirds of the shortest episode."""
     temperature: float = 1.0
     """Of the dreams; below 1 they surprise less."""
+    play: bool = False
+    """Open a window and play inside the agent's dream, with the keys of the real environment; draws nothing."""
     seed: int = 2_000_000
     device: str = "auto"
 
@@ -63,6 +66,9 @@ def main(
     agent, config = load_agent(path, agent_class, config_class, paper=paper, device=pick_device(options.device))
     torch.manual_seed(options.seed)
     episodes = real_episodes(agent, config, options.num_dreams, options.seed)
+    if options.play and "image" in episodes[0]:
+        play(agent, config, episodes, options)
+        return
     if "image" in episodes[0]:
         for written in draw(agent, episodes, path.parent, options):
             print(f"written: {written}")
@@ -93,17 +99,33 @@ def real_episodes(agent: Agent, config: BaseConfig, count: int, seed: int, max_s
     return played.rows
 
 
+def contexts(episodes: list[Rows], context: int) -> Rows:
+    """The first rows of each episode (episodes, time, ...): `context`, but at most two thirds of the shortest one."""
+    shortest = min(len(rows["reward"]) for rows in episodes)
+    context = min(context, max(1, 2 * shortest // 3))
+    return {key: np.stack([rows[key][:context] for rows in episodes]) for key in episodes[0]}
+
+
+def play(agent: Agent, config: BaseConfig, episodes: list[Rows], options: VisualizeOptions) -> None:
+    """Hand the dream to the user's keyboard."""
+    from common.play import play_dream  # pygame, which nothing else here needs
+
+    env = make_env(config.env, **config.env_options())
+    play_dream(agent, contexts(episodes, options.context), config.env, env, options.temperature)
+    env.close()
+
+
 def draw(agent: Agent, episodes: list[Rows], folder: Path, options: VisualizeOptions) -> list[Path]:
     """All pictures of a set of real episodes; returns the files written."""
     figures, videos = folder / "figures", folder / "videos"
-    shortest = min(len(rows["reward"]) for rows in episodes)
-    context = min(options.context, max(1, 2 * shortest // 3))  # a third is left to predict
-    starts = {key: np.stack([rows[key][:context] for rows in episodes]) for key in episodes[0]}
+    starts = contexts(episodes, options.context)
+    context = starts["reward"].shape[1]
     longest = max(episodes, key=lambda rows: len(rows["reward"]))
     truth = {key: value[None, : context + options.horizon] for key, value in longest.items()}
     written = [
         visualize_vae(agent, {key: value[None] for key, value in longest.items()}, figures / "reconstructions.png")
     ]
+    shortest = min(len(rows["reward"]) for rows in episodes)
     used = agent.latent_use({key: np.stack([rows[key][:shortest] for rows in episodes]) for key in longest})
     written.append((plot_codebook if used.ndim > 1 else plot_latent_use)(used, figures / "latents.png"))
     written.append(visualize_imagination(agent, starts, figures / "imagination.png", 15, options.num_dreams))
