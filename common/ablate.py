@@ -64,8 +64,13 @@ def command(options: Options, variant: tuple[str, ...], seed: int) -> list[str]:
 def train_all(train: Path, runs: Mapping[Path, list[str]], jobs: int) -> None:
     """Train {run folder: options of train.py}, `jobs` at a time. What is finished is kept, what was broken off goes on.
 
-    Raises UserError after Ctrl-C or when a training fails; what has not begun by then stays undone.
+    Raises UserError for a folder that holds a run with other options, and after Ctrl-C or when a training fails; what
+    has not begun by then stays undone.
     """
+    if jobs < 1 or not runs:
+        raise UserError("--jobs must be 1 or more, and there must be a seed and something to train")
+    for folder, words in runs.items():
+        check_options(folder, words)
     with ThreadPoolExecutor(jobs) as pool:
         done = [pool.submit(train_one, train, folder, words, jobs) for folder, words in runs.items()]
         try:
@@ -92,6 +97,25 @@ def train_one(train: Path, folder: Path, words: list[str], jobs: int) -> None:
         process = subprocess.run([sys.executable, train, *place], stdout=output, stderr=output, env=environment)
     if process.returncode or not finished(folder):
         raise UserError(f"{folder} did not finish, see {log}; the same command goes on with it")
+
+
+def check_options(folder: Path, words: list[str]) -> None:
+    """Raise UserError where a folder holds a run that other options than `words` began."""
+    if not (folder / "config.json").exists():
+        return
+    config = read_config(folder)
+    for place, word in enumerate(words):
+        name = word.removeprefix("--").replace("-", "_")
+        following = words[place + 1] if place + 1 < len(words) else "--"
+        if not word.startswith("--"):
+            continue
+        if following.startswith("--"):  # a flag
+            name, wanted = name.removeprefix("no_"), str(not name.startswith("no_"))
+        else:
+            wanted = following
+        number = lambda text: float(text) if text.replace(".", "").replace("e-", "").isdigit() else text
+        if name in config and number(str(config[name])) != number(wanted):
+            raise UserError(f"{folder} holds a run with {name} {config[name]}, not {wanted}: take another --logdir")
 
 
 def finished(folder: Path) -> bool:

@@ -43,6 +43,8 @@ def settings(runs: Sequence[Path]) -> dict[str, list[Path]]:
     for run in runs:
         if not (run / "config.json").exists():
             raise UserError(f"{run} holds no run (no config.json)")
+    if not runs:
+        raise UserError("name one run folder at least")
     first = read_config(runs[0])
     for run in runs:
         config = read_config(run)

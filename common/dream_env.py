@@ -13,6 +13,7 @@ from gymnasium.vector.utils import batch_space
 
 from common.agent import Agent, Rows
 from common.env_wrapper import is_discrete
+from common.video import to_rgb
 
 
 class DreamVecEnv(VectorEnv):
@@ -131,4 +132,4 @@ class DreamEnv(gymnasium.Env):
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
     def render(self) -> np.ndarray:
-        return self.batch.image[0].copy()
+        return to_rgb(self.batch.image[0])

@@ -377,7 +377,10 @@ class TinyBatch(VectorWrapper):
         return spaces.Dict({key: space[key] for key in self.keys})
 
     def reset(self, *, seed=None, options=None):
-        seed, self.first_seed = self.first_seed if seed is None else seed, None
+        if self.first_seed is not None and not isinstance(seed, int):  # None is the first seed, one by one, too
+            seeds = [None] * self.num_envs if seed is None else seed
+            seed = [self.first_seed + i if each is None else each for i, each in enumerate(seeds)]
+        self.first_seed = None
         obs, info = self.env.reset(seed=seed, options=options)
         return {key: obs[key] for key in self.keys}, info
 

@@ -48,7 +48,7 @@ METRICS = {
     "world_model/prior_entropy": "entropy of a state's prior in nats, all variables together",
     "world_model/latent_use": "fraction of the latent dimensions (or classes of a code) in use",
     "world_model/latent_perplexity": "how many classes of a code are in use, weighted by how often",
-    "world_model/end_accuracy": "fraction of the ends that were foreseen (DreamerV3)",
+    "world_model/end_accuracy": "fraction of the ends that are recognised where they are seen (DreamerV3)",
     "world_model/grad_norm": "norm of the world model's gradient before clipping",
     "policy/episode_return": "sum of rewards of the episodes that ended while training, exploration and all",
     "policy/episode_length": "agent steps of the same episodes",
@@ -73,7 +73,7 @@ METRICS = {
     "policy/value_grad_norm": "norm of the critic's gradient before clipping",
     "efficiency/seconds_per_step": "time per agent step, learning included, evaluation not",
     "efficiency/seconds_per_update": "time per update, drawing its batch included",
-    "efficiency/replay_ratio": "how often each row has been trained on so far (DreamerV3)",
+    "efficiency/replay_ratio": "rows trained on for each row played since training began (DreamerV3)",
     "efficiency/memory_mib": "the most main memory that the process has held",
     "efficiency/gpu_memory_mib": "the most GPU memory that tensors have held",
     "efficiency/parameters": "numbers in all networks",
@@ -97,6 +97,8 @@ class Logger:
         earlier = kept[-1]["wall_seconds"] if kept else 0.0
         self._start = time.monotonic() - earlier
         self._health = Health()
+        for row in kept:  # what was said before the run broke off need not be said again
+            self._health.look(row)
         self._file = path.open("a", encoding="utf-8")
         self._board = None
         if tensorboard:

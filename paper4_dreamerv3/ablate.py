@@ -15,7 +15,7 @@ ABLATIONS = {
     "no-reward-grad": ("--no-reward-grad",),
     "symlog-bins": ("--bin-space", "symlog"),  # 2023
     "data-cont": ("--first-cont", "data"),  # the paper, 2023
-    "rewards-x100": ("--reward-scale", "100"),  # no technique: the agent should not mind
+    "rewards-x100": ("--reward-scale", "100"),  # the agent should not mind; less than 1 it does (ReturnNorm)
     "rewards-x10000": ("--reward-scale", "10000"),
     "rewards-x0.01": ("--reward-scale", "0.01"),
     "no-post-scale": ("--post-scale", "1"),  # what the tiny preset has and the paper has not

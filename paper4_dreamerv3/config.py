@@ -123,7 +123,7 @@ class Config(RunnerConfig):
     replay_ratio: float = 512.0
     """How often each row is trained on (paper: 32 on Atari, 512 on control from proprioception)."""
     reward_scale: float = 1.0
-    """Factor of the rewards that are learned from, and of the losses in their units; returns are logged as they are."""
+    """Factor of the rewards that are learned from; rewards, values and returns are logged as if there were none."""
     lr: float = 4e-5
     actor_lr: float | None = None
     """Of the actor, where it is another (2023: 3e-5 beside 1e-4)."""

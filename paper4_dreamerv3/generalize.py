@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import torch
 import tyro
@@ -15,9 +16,9 @@ from common.agent import Rows, load_agent
 from common.compare import mean_and_interval
 from common.env_wrapper import RowStream, family, make_vec_env
 from common.errors import UserError, one_line_errors
-from common.evaluate import Episodes, rollout
+from common.metrics import read_metrics
 from common.plots import BLUE, GREY, ORANGE, predict, saved_figure
-from common.run_folder import write_json
+from common.run_folder import read_sessions, write_json
 from common.runner import ENVIRONMENT
 from common.seeding import seed_of
 from paper4_dreamerv3.agent import DreamerV3Agent
@@ -31,11 +32,11 @@ class Options:
     runs: tyro.conf.Positional[list[Path]]
     """Run folders of one built-in environment, one for each seed."""
     episodes: int = 48
-    """Of each run, of each kind; a multiple of the runs' --num-envs takes the least time."""
+    """Of each run, of each kind; rounded up to a multiple of the runs' --num-envs."""
     context: int = 5
     """Real rows that a prediction sees before it goes on alone."""
     horizon: int = 15
-    """Steps to predict."""
+    """Steps to predict; as many of them are shown as half of the episodes last."""
     seed: int = 3_000_000
     """Of the first new level; training never uses these."""
     figure: Path | None = None
@@ -45,6 +46,8 @@ class Options:
 @one_line_errors
 def main(argv: list[str] | None = None) -> None:
     options = tyro.cli(Options, args=sys.argv[1:] if argv is None else argv)
+    if not options.runs:
+        raise UserError("name one run folder at least")
     if min(options.episodes, options.context, options.horizon) < 1:
         raise UserError("--episodes, --context and --horizon must be positive")
     loaded = [load_agent(run / "model.pt", DreamerV3Agent, Config, paper=PAPER) for run in options.runs]
@@ -53,40 +56,67 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("the runs are on different environments")
     if family(env_id) != "tiny" or any(config.obs == "vector" for _, config in loaded):
         raise UserError(f"this needs images of a built-in environment; these runs are on {env_id}")
-    measured = [measure(agent, config, options) for agent, config in loaded]
-    result = {kind: summarise([each[kind] for each in measured]) for kind in ("seen", "unseen")}
+    for run, (_, config) in zip(options.runs, loaded, strict=True):
+        check_levels(run, config, options.episodes)
+    result = summarise([measure(agent, config, options) for agent, config in loaded])
     figure = draw(env_id, result, options.figure or options.runs[0] / "figures" / "generalization.png")
     write_json(figure.with_suffix(".json"), {"env": env_id, "episodes": options.episodes, **result})
     for kind, each in result.items():
         returns = ", ".join(f"{value:.2f}" for value in each["return"]["values"])
         error = each["error"]["mean"][-1]
         print(f"{kind:6} levels: return {each['return']['mean']:.2f} ({returns}), error {error:.4f}")
-    print(f"error: mean squared, per pixel, after {options.horizon} steps; {figure}, {figure.with_suffix('.json')}")
+    steps = len(each["error"]["mean"])
+    print(f"error: mean squared, per pixel, after {steps} steps; {figure}, {figure.with_suffix('.json')}")
+
+
+def check_levels(run: Path, config: Config, episodes: int) -> None:
+    """Raise UserError where a run may not have come to so many levels, or was resumed: it drew others from there on."""
+    if len(read_sessions(run)) > 1:
+        raise UserError(f"{run} was broken off and resumed: which levels it saw cannot be told")
+    steps = read_metrics(run / "metrics.jsonl")[-1]["step"]
+    surely = steps // config.num_envs // gymnasium.make(config.env).unwrapped.max_episode_steps
+    if episodes > surely * config.num_envs:
+        raise UserError(f"{run} is sure to have seen {surely * config.num_envs} levels only: --episodes is too large")
 
 
 def measure(agent: DreamerV3Agent, config: Config, options: Options) -> dict[str, dict]:
-    """Return and open-loop error of one agent on both kinds of levels."""
+    """Return and open-loop error of one agent on both kinds of levels; `share`: of the episodes that last so long."""
     torch.manual_seed(options.seed)
-    # Levels do not depend on what is done in them: these streams of random numbers give those of training again.
-    seen = seed_of(config.seed, ENVIRONMENT, 0)
-    kinds = {
-        "seen": play(agent, config, seen, [None] * options.episodes),
-        "unseen": play(agent, config, 0, [options.seed + i for i in range(options.episodes)]),
-    }
+    # Levels do not depend on what is done in them: environments seeded as in training come to the same ones again.
+    seeds = {"seen": seed_of(config.seed, ENVIRONMENT, 0), "unseen": options.seed}
     result, length = {}, options.context + options.horizon
-    for kind, played in kinds.items():
-        rows = [padded(rows, length) for rows in played.rows]
+    for kind, seed in seeds.items():
+        episodes = play(agent, config, seed, options.episodes)
+        rows = [padded(rows, length) for rows in episodes]
         predicted = predict(agent, {key: np.stack([each[key] for each in rows]) for key in rows[0]}, options.context)
-        result[kind] = {"return": played.returns.mean(), "error": predicted.mse, "copy_error": predicted.copy_mse}
+        result[kind] = {
+            "return": np.mean([rows["reward"].sum() for rows in episodes]),
+            "error": predicted.mse,
+            "copy_error": predicted.copy_mse,
+            "share": predicted.same_episode.mean(0),
+        }
     return result
 
 
-def play(agent: DreamerV3Agent, config: Config, first: int, seeds: list[int | None]) -> Episodes:
-    """Episodes with these seeds; where they are None, those that environments seeded with `first` come to."""
-    stream = RowStream(make_vec_env(config.env, config.num_envs, seed=first, **config.eval_options()))
-    played = rollout(agent, stream, seeds, record=True)
+def play(agent: DreamerV3Agent, config: Config, seed: int, count: int) -> list[Rows]:
+    """So many episodes: as many in each environment, the first ones that environments with this seed come to."""
+    stream = RowStream(make_vec_env(config.env, config.num_envs, seed=seed, **config.eval_options()))
+    each = -(-count // config.num_envs)
+    rows, state = stream.reset(), agent.initial_state(config.num_envs)
+    history, ended = [rows], np.zeros(config.num_envs, int)
+    while ended.min() < each:
+        action, state = agent.act(rows, state, explore=False)
+        rows = stream.step(action)
+        history.append(rows)
+        ended += rows["is_last"]
     stream.envs.close()
-    return played
+    played = {key: np.stack([row[key] for row in history], 1) for key in rows}
+    episodes = []
+    for i in range(config.num_envs):
+        firsts, lasts = (np.flatnonzero(played[key][i])[:each] for key in ("is_first", "is_last"))
+        spans = zip(firsts, lasts, strict=True)
+        episodes += [{key: value[i, first : last + 1] for key, value in played.items()} for first, last in spans]
+    return episodes
 
 
 def padded(rows: Rows, length: int) -> Rows:
@@ -99,15 +129,20 @@ def padded(rows: Rows, length: int) -> Rows:
     return rows
 
 
-def summarise(seeds: list[dict]) -> dict:
-    """Over the seeds: mean and interval of the returns, mean and standard deviation of the errors of every step."""
-    steps = lambda name: np.array([each[name] for each in seeds])
-    over = lambda values: {"mean": values.mean(0).tolist(), "std": values.std(0).tolist()}
-    return {
-        "return": mean_and_interval([each["return"] for each in seeds]),
-        "error": over(steps("error")),
-        "copy_error": over(steps("copy_error")),
-    }
+def summarise(seeds: list[dict[str, dict]]) -> dict[str, dict]:
+    """Of both kinds of levels, over the seeds: mean and interval of the returns, mean and standard deviation of every
+    step's errors, as far as half of the episodes last. Raises UserError where that is not one step."""
+    share = np.min([each[kind]["share"] for each in seeds for kind in each], 0)
+    steps = int((share >= 0.5).sum())
+    if not steps:
+        raise UserError("more than half of the episodes end within --context: take a smaller one")
+    result = {}
+    for kind in ("seen", "unseen"):
+        result[kind] = {"return": mean_and_interval([each[kind]["return"] for each in seeds])}
+        for name in ("error", "copy_error"):
+            values = np.array([each[kind][name][:steps] for each in seeds])
+            result[kind][name] = {"mean": values.mean(0).tolist(), "std": values.std(0).tolist()}
+    return result
 
 
 def draw(env_id: str, result: dict, path: Path) -> Path:

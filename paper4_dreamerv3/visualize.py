@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common import visualize
 from common.agent import Rows
+from common.metrics import class_counts
 from common.plots import BLUE, GREY, ORANGE, saved_figure
 from paper4_dreamerv3.agent import DreamerV3Agent
 from paper4_dreamerv3.config import PAPER, RUNS, Config
@@ -23,11 +24,11 @@ def latent_entropies(
     """Of each latent variable, in nats: mean entropy of the posterior and of the prior over the rows (B, T, ...), and
     the entropy of how often the posterior's likeliest class is which one, 0 where it never changes."""
     post, logits = agent.observe(rows)
-    entropy = lambda log_probs: -(log_probs.exp() * log_probs).sum(-1)
-    mean = lambda logits: entropy(log_probs(logits, agent.config.unimix)).mean((0, 1)).cpu()
-    counts = torch.as_tensor(agent.latent_use(rows))
-    share = counts / counts.sum(-1, keepdim=True)
-    return mean(logits), mean(agent.model.rssm.prior(post.deter)), -torch.xlogy(share, share).sum(-1)
+    entropy = lambda probs: -torch.xlogy(probs, probs).sum(-1)
+    mean = lambda logits: entropy(log_probs(logits, agent.config.unimix).exp()).mean((0, 1)).cpu()
+    counts = class_counts(logits.argmax(-1), agent.config.classes)
+    share = (counts / counts.sum(-1, keepdim=True)).cpu()
+    return mean(logits), mean(agent.model.rssm.prior(post.deter)), entropy(share)
 
 
 def draw_entropies(agent: DreamerV3Agent, rows: Rows, path: Path) -> Path:

@@ -161,7 +161,7 @@ class IRISAgent:
     def update(self, component: str, replay: ReplayBuffer) -> dict[str, float | Tensor]:
         """One update of one component, on a fresh batch."""
         config, start = self.config, time.perf_counter()
-        if component != "tokenizer" and config.tokenizer_until is not None and self.epoch >= config.tokenizer_until:
+        if component != "tokenizer" and self.stands_still:
             self.store_tokens(replay)
         losses_of: Callable = getattr(self, f"{component}_losses")
         length = {"tokenizer": 1, "world_model": config.frames, "actor_critic": config.burn_in + 1}[component]
@@ -184,8 +184,13 @@ class IRISAgent:
         metrics[f"efficiency/seconds_per_{component}_update"] = time.perf_counter() - start
         return metrics
 
+    @property
+    def stands_still(self) -> bool:
+        """Whether the tokenizer has learned all that it will."""
+        return self.config.tokenizer_until is not None and self.epoch >= self.config.tokenizer_until
+
     def store_tokens(self, replay: ReplayBuffer) -> None:
-        """Once the tokenizer stands still: keep the tokens of every new row beside it, instead of finding them again
+        """When the tokenizer stands still: keep the tokens of every new row beside it, instead of finding them again
         for every batch, which is half of the world model's update at preset tiny."""
         begin = max(self.stored, replay.oldest)
         while begin < replay.end:
@@ -197,9 +202,10 @@ class IRISAgent:
         self.stored = replay.end
 
     def segment_tokens(self, batch: Rows) -> Int[Tensor, "batch frames places"]:
-        """Of a segment's frames: those that are stored beside them, where there are some."""
-        stored = batch.get("tokens")
-        return self.tokens(batch["image"]) if stored is None else torch.as_tensor(stored, device=self.device).long()
+        """Of a segment's frames: those that are stored beside them, where they are sure to be of this tokenizer."""
+        if self.stands_still and "tokens" in batch:
+            return torch.as_tensor(batch["tokens"], device=self.device).long()
+        return self.tokens(batch["image"])
 
     def tokenizer_losses(self, batch: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """(losses, metrics) of the tokenizer on single frames."""
@@ -350,7 +356,7 @@ class IRISAgent:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
             self.epoch, self.done, self.updates = state["epoch"], state["done"], state["updates"]
-            self.stored = state["stored"]
+            self.stored = state.get("stored", 0)  # older runs have none
 
 
 FOLDER = {"tokenizer": "world_model", "world_model": "world_model", "actor_critic": "policy"}

@@ -179,7 +179,8 @@ class DreamerV3Agent:
         metrics = {name: total / counts[name] for name, total in totals.items()}
         if metrics:
             metrics["efficiency/seconds_per_update"] = (time.perf_counter() - start) / due
-            metrics["efficiency/replay_ratio"] = self.updates * batch_rows / max(rows_played - first, 1)
+            if rows_played > first:  # the first update is for the rows that were there before
+                metrics["efficiency/replay_ratio"] = (self.updates - 1) * batch_rows / (rows_played - first)
         return metrics
 
     def draw_noise(self) -> Noise:
@@ -279,7 +280,9 @@ class DreamerV3Agent:
         """Metrics that say more than the losses, on a training batch."""
         model, feat = self.model, post.feat
         cont = self.cont_probability(feat)
-        error, sign_accuracy = reward_accuracy(model.reward(feat).mean(), batch["reward"])
+        scale = self.config.reward_scale
+        reward, value = batch["reward"] / scale, self.critic(feat).mean() / scale
+        error, sign_accuracy = reward_accuracy(model.reward(feat).mean() / scale, reward)
         tokens, rssm = model.encoder(batch), model.rssm
         seen = rssm.post_out(rssm.post_in(torch.cat([post.deter, tokens], -1)))
         logits = log_probs(seen.unflatten(-1, (rssm.stoch, rssm.classes)), rssm.unimix)
@@ -302,8 +305,9 @@ class DreamerV3Agent:
         means = model.decoder(post.deter, post.stoch)
         if "image" in means:
             metrics["world_model/recon_error"] = (means["image"] - batch["image"]).square().mean()
-        played = {key: value.cpu().numpy() for key, value in batch.items() if key not in ("image", "vector")}
-        return metrics | value_accuracy(self.critic(feat).mean().cpu().numpy(), played, self.config.discount)
+        played = {key: batch[key].cpu().numpy() for key in ("is_terminal", "is_last")}
+        played["reward"] = reward.cpu().numpy()
+        return metrics | value_accuracy(value.cpu().numpy(), played, self.config.discount)
 
     # ---- looking inside ----
 

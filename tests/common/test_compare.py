@@ -126,6 +126,28 @@ def test_what_was_broken_off_goes_on(tmp_path, capsys):
     assert f"--resume {folder / 'gaussian-seed1'}" in output
 
 
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    """Numbers are compared as numbers; flags, too; what the options do not name may be anything."""
+    (tmp_path / "config.json").write_text(json.dumps({"steps": 500, "lr": 1e-3, "recon_grad": False, "env": "A"}))
+    for words in ("--steps 500", "--lr 0.001", "--lr 1e-3 --no-recon-grad", "--env A", "--preset tiny"):
+        ablate.check_options(tmp_path, words.split())
+    for words, name in (
+        ("--steps 400", "steps 500"),
+        ("--recon-grad --env A", "recon_grad False"),
+        ("--env B", "env A"),
+    ):
+        with pytest.raises(UserError, match=f"holds a run with {name}, not"):
+            ablate.check_options(tmp_path, words.split())
+    ablate.check_options(tmp_path / "nothing", ["--steps", "1"])
+
+
+@pytest.mark.parametrize("options", [["--jobs", "0"], ["--seeds"]])
+def test_nothing_to_do_is_one_line(options, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        ablate.main(write_train(tmp_path, breaks=False), ABLATIONS, ["--ablate", "gaussian", *options])
+    assert "--jobs must be 1 or more, and there must be a seed" in capsys.readouterr().err
+
+
 def test_unknown_variants_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         ablate.main(write_train(tmp_path, breaks=False), ABLATIONS, ["--ablate", "gausian"])

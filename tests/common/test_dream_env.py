@@ -66,6 +66,14 @@ def test_a_step_is_the_models_own():
     assert (env.render() == start + 1).all()
 
 
+def test_grey_dreams_are_shown_in_three_channels():
+    """As windows want them; the observation stays as it is."""
+    grey = {**ROWS, "image": ROWS["image"][..., :1]}
+    env = DreamEnv(CountingAgent(), grey, DISCRETE, seed=0)
+    assert env.reset()[0].shape == (4, 4, 1)
+    assert env.render().shape == (4, 4, 3)
+
+
 def test_dreams_begin_at_every_real_start():
     envs = DreamVecEnv(CountingAgent(), ROWS, DISCRETE, 60, obs="feat", seed=1)
     obs, _ = envs.reset()

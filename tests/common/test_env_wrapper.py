@@ -309,6 +309,8 @@ def test_seed_is_for_the_first_reset_only_and_for_the_action_space():
 @pytest.mark.parametrize("env_id", ["CartPole-v1", "TinyCatch-v0"])
 def test_environment_i_has_seed_plus_i(env_id):
     rows = RowStream(make_vec_env(env_id, 3, seed=7)).reset()
+    unseeded = RowStream(make_vec_env(env_id, 3, seed=7)).reset([None, 8, None])  # None is the first seed, too
+    assert all(np.array_equal(unseeded[key], rows[key]) for key in rows)
     for i in range(3):
         alone, _ = make_env(env_id, seed=7 + i).reset()
         for key in alone:

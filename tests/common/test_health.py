@@ -10,13 +10,13 @@ WRONG = {
     "posterior collapse": {"world_model/latent_use": 0.0},
     "exploding gradient": {"world_model/grad_norm": 5e3},
     "continue head inverted": {"world_model/cont_accuracy": 0.2},
-    "values too high": {"policy/imagined_return": 11.0, "policy/episode_return": -2.0},
+    "values too high": {"policy/imagined_return": 11.0, "policy/episode_return": -20.0, "policy/episode_length": 1000},
 }
 WELL = {
     "posterior collapse": {"world_model/latent_use": 0.01},
     "exploding gradient": {"world_model/grad_norm": 3.0},
     "continue head inverted": {"world_model/cont_accuracy": 0.5},
-    "values too high": {"policy/imagined_return": 1.0, "policy/episode_return": 5.0},
+    "values too high": {"policy/imagined_return": -1.0, "policy/episode_return": -20.0, "policy/episode_length": 1000},
 }
 
 
@@ -33,6 +33,8 @@ def test_a_rule_speaks_once_after_its_patience(name):
     for k in range(1, 3 * patience):
         assert look({"policy/entropy": 1.0}) == []
         assert look(WRONG[name]) == ([name] if k == patience else [])
+    assert look(WELL[name]) == []
+    assert [look(WRONG[name]) for _ in range(patience)] == [[]] * patience, "not said a second time"
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -51,8 +53,27 @@ def test_the_log_prints_it(tmp_path, capsys):
         for step in range(9):
             logger.log({"world_model/cont_accuracy": 0.1}, step=step, frames=step)
     said = capsys.readouterr().err
-    assert said.count("warning: continue head inverted: ends are foreseen where there are none") == 1
+    assert said.count("warning: continue head inverted: rows that go on are taken for ends") == 1
     assert '"Dreams end at once, or never" in IMPLEMENTATION_GUIDE.md' in said
+
+
+def test_a_resumed_run_remembers(tmp_path, capsys):
+    """What was said is not said again, and a gradient is held against the first of all."""
+    for first in (0, 10):
+        with Logger(tmp_path, tensorboard=False) as logger:
+            for step in range(first, first + 9):
+                line = {"world_model/cont_accuracy": 0.1, "world_model/grad_norm": 1.0 if first == 0 else 5e3}
+                logger.log(line, step=step, frames=step)
+        said = capsys.readouterr().err
+        assert said.count("continue head inverted") == (first == 0)
+        assert said.count("exploding gradient") == (first == 10)
+
+
+def test_a_time_limit_makes_values_larger_than_returns():
+    """1 a step, for 25 steps: to a value of a discount of 1 - 1/333 there is no end."""
+    health = Health()
+    line = {"policy/imagined_return": 300.0, "policy/episode_return": 25.0, "policy/episode_length": 25.0}
+    assert [health.look(line) for _ in range(9)] == [[]] * 9
 
 
 def test_runs_that_were_well_raise_no_alarm():

@@ -723,16 +723,31 @@ def test_randomness_lies_between_the_least_and_the_most_entropy(actions, bounds)
     assert 0.95 < (entropy - least) / (most - least) <= 1
 
 
+def test_ends_that_are_recognised(monkeypatch):
+    """Of the batch's one end; nothing is said of a batch without one."""
+    agent = make_agent()
+    for probability, accuracy in ((0.1, 1.0), (0.9, 0.0)):
+        monkeypatch.setattr(agent, "cont_probability", lambda feat, p=probability: torch.full(feat.shape[:-1], p))
+        agent.updates = 0
+        assert agent.update(make_rows())[0]["world_model/end_accuracy"] == accuracy
+    rows = make_rows()
+    rows["is_terminal"][:] = False
+    agent.updates = 0
+    assert "world_model/end_accuracy" not in agent.update(rows)[0]
+
+
 def test_rewards_of_another_scale_are_the_same_problem(monkeypatch):
     """The agent that sees hundredfold rewards learns what it learns where they are a hundred times larger; its dreams
     tell rewards as the environment gives them."""
-    rows, losses = make_rows(), []
+    rows, found = make_rows(), []
     for scale, factor in ((100.0, 1.0), (1.0, 100.0)):
         agent = loud(make_agent(reward_scale=scale))
         torch.manual_seed(5)
         metrics, _ = agent.update({**rows, "reward": np.float32(factor) * rows["reward"]}, agent.draw_noise())
-        losses.append(float(metrics["world_model/loss"]))
-    assert losses[0] == losses[1]
+        found.append(metrics)
+    assert found[0]["world_model/loss"] == found[1]["world_model/loss"]
+    for name in ("world_model/reward_error", "policy/value_error", "policy/value_bias", "policy/imagined_return"):
+        expect_close(100 * float(found[0][name]), float(found[1][name]), rtol=1e-5, what=f"{name}, in units of rewards")
     state = agent.begin_dream(without_latents(rows))
     rewards = []
     for scale in (1.0, 100.0):

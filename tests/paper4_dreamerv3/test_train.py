@@ -14,6 +14,7 @@ from common.metrics import METRICS, Logger, read_metrics
 from common.replay_buffer import ReplayBuffer
 from common.runner import ENVIRONMENT
 from common.seeding import seed_of
+from common.tiny_envs import TinyCatchVectorEnv
 from common.video import write_video  # noqa: F401  imageio is slow to import: not within a test
 from paper4_dreamerv3 import agent as agent_module
 from paper4_dreamerv3 import domains, generalize, train
@@ -166,26 +167,53 @@ def test_entropies_of_the_latents(trained):
     expect_close(visualisation.latent_entropies(agent, rows)[1], np.full(3, np.log(4)), what="a prior of nothing")
 
 
-def test_levels_of_training_come_again(trained, tmp_path, capsys):
-    """The first episodes on seen levels begin with the very frames that the replay begins with; new ones do not.
-    CartPole has no levels."""
+@pytest.fixture
+def short_episodes(monkeypatch):
+    """TinyCatch's limit is never reached: as a ball falls for 11 steps, more levels are sure to have been seen."""
+    monkeypatch.setattr(TinyCatchVectorEnv, "max_episode_steps", 11)
+
+
+def test_levels_of_training_come_again(trained, short_episodes, tmp_path, capsys):
+    """Every episode on a seen level begins with the frame that an episode of the replay begins with, in their order;
+    new ones do not."""
     agent, config = load_agent(trained / "model.pt", *evaluation.AGENT[:2], paper=evaluation.AGENT[2])
     seed = seed_of(config.seed, ENVIRONMENT, 0)
     replay = ReplayBuffer(config.replay_capacity, directory=trained / "replay")
     replay.restore()
-    first = replay.windows(np.array([(stream, 0) for stream in range(4)]), 1)["image"][:, 0]
-    for seeds, same in (([None] * 4, True), ([7, 8, 9, 10], False)):
-        played = generalize.play(agent, config, seed, seeds)
-        images = np.stack([rows["image"][0] for rows in played.rows])
-        assert np.array_equal(images, first) is same
+    begun = replay.episodes()
+    starts = [(stream, t) for stream in range(4) for t in sorted(begun["start"][begun["stream"] == stream])[:2]]
+    expected = replay.windows(np.array(starts), 1)["image"][:, 0]
+    for where, same in ((seed, True), (7, False)):
+        played = generalize.play(agent, config, where, 8)
+        assert all(rows["is_first"][0] and rows["is_last"][-1] and rows["is_first"].sum() == 1 for rows in played)
+        assert np.array_equal(np.stack([rows["image"][0] for rows in played]), expected) is same
     figure = tmp_path / "figure.png"
-    generalize.main([str(trained), "--episodes", "4", "--context", "3", "--horizon", "6", "--figure", str(figure)])
-    assert "unseen levels: return" in capsys.readouterr().out
+    generalize.main([str(trained), "--episodes", "4", "--context", "3", "--horizon", "15", "--figure", str(figure)])
+    printed = capsys.readouterr().out
+    assert "unseen levels: return" in printed
+    assert "after 9 steps" in printed, "episodes have 12 rows"
     result = json.loads(figure.with_suffix(".json").read_text())
     for kind in ("seen", "unseen"):
         assert -1 <= result[kind]["return"]["mean"] <= 1
-        assert len(result[kind]["error"]["mean"]) == 6
+        assert len(result[kind]["error"]["mean"]) == 9
+        assert np.isfinite(result[kind]["error"]["mean"]).all()
     assert figure.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one run folder at least"),
+        (["RUN", "--episodes", "400"], "is sure to have seen"),
+        (["RUN", "--episodes", "4", "--context", "12"], "take a smaller one"),
+        (["RUN", "--horizon", "0"], "must be positive"),
+    ],
+)
+def test_levels_that_cannot_be_compared_end_with_one_line(arguments, message, trained, short_episodes, capsys):
+    with pytest.raises(SystemExit) as stop:
+        generalize.main([str(trained) if word == "RUN" else word for word in arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 def test_what_follows_an_episode_is_no_error():
