@@ -27,10 +27,11 @@ from common.plots import plot_curves, predict
 from common.run_folder import read_config, read_sessions, write_json
 from common.tiny_envs import SCORES
 from common.visualize import VisualizeOptions, draw, real_episodes
+from solutions.score_table import RESULTS, score_table
 
-RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- results: written by solutions/make_results.py -->", "<!-- end of results -->"
+SCORES_BEGIN, SCORES_END = "<!-- scores: written by solutions/make_results.py -->", "<!-- end of scores -->"
 MAX_BYTES = 2 * 2**20
 EVAL_SEED = 1_000_000
 
@@ -134,10 +135,13 @@ def table() -> str:
 
 
 def write_readme() -> None:
-    """Put the table in its place in the README."""
-    before, rest = README.read_text().split(BEGIN)
-    _, after = rest.split(END)
-    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    """Put both tables in their places in the README."""
+    text = README.read_text()
+    for begin, end, written in ((BEGIN, END, table()), (SCORES_BEGIN, SCORES_END, score_table())):
+        before, rest = text.split(begin)
+        _, after = rest.split(end)
+        text = f"{before}{begin}\n{written}\n{end}{after}"
+    README.write_text(text)
 
 
 @one_line_errors
@@ -216,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
     shutil.rmtree(finished, ignore_errors=True)
     folder.rename(finished)
     write_readme()
-    print(f"written: {finished}, and the table in the README")
+    print(f"written: {finished}, and the tables in the README")
 
 
 if __name__ == "__main__":

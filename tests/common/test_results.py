@@ -9,6 +9,7 @@ import torch
 from common.checkpoint import load_checkpoint, save_checkpoint
 from solutions import make_results
 from solutions.paper2_dreamerv1 import train
+from solutions.score_table import ENVIRONMENTS, PAPERS, REPORTED, score_table
 
 MICRO = [
     *("--env", "TinyReacher-v0", "--steps", "160", "--prefill", "120", "--num-envs", "4", "--eval-episodes", "2"),
@@ -20,14 +21,33 @@ MICRO = [
 def test_the_readme_shows_what_the_result_files_say():
     shown = make_results.README.read_text().split(make_results.BEGIN)[1].split(make_results.END)[0].strip()
     assert shown == make_results.table()
+    scores = make_results.README.read_text().split(make_results.SCORES_BEGIN)[1].split(make_results.SCORES_END)[0]
+    assert scores.strip() == score_table()
     assert shown.count("\n") >= 1 + len(list(make_results.RESULTS.glob("*/*/result.json")))  # two lines of heading
+
+
+def test_scores_of_papers_and_of_this_code_side_by_side():
+    """A cell for each pair; our CarRacing is read from its result; nothing stands for what was not run."""
+    rows = [line.split(" | ") for line in score_table().splitlines()[2:]]
+    assert [len(row) for row in rows] == [1 + len(PAPERS)] * len(ENVIRONMENTS)
+    racing, walker, pong, _ = rows
+    assert racing[1].startswith("906 ± 21")
+    assert (
+        "here: [526 ± 86](solutions/results/paper1_world_models/CarRacing-v3) at 2.2M (1 seed x 30 episodes)"
+        in racing[1]
+    )
+    assert racing[2] == "not reported<br>here: not run"
+    assert walker[5].strip(" |") == "has no continuous actions"
+    assert pong[4].startswith("20.5 at 200M")
+    assert REPORTED.keys() == ENVIRONMENTS.keys()
 
 
 def test_results_are_written_whole(tmp_path, monkeypatch, capsys):
     """From a run folder to result.json, pictures and the README's table; and a second try that fails spoils nothing."""
     run, readme = tmp_path / "run", tmp_path / "README.md"
     train.main([*MICRO, "--logdir", str(run)])
-    readme.write_text(f"before\n{make_results.BEGIN}\n{make_results.END}\nafter\n")
+    places = make_results.BEGIN, make_results.END, make_results.SCORES_BEGIN, make_results.SCORES_END
+    readme.write_text("\n".join(["before", *places, "after"]))
     monkeypatch.setattr(make_results, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(make_results, "README", readme)
     make_results.main(["paper2_dreamerv1", str(run), "--episodes", "3"])
