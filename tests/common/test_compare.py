@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from common import ablate
-from common.compare import compare, main, mean_and_interval, settings
+from common.compare import compare, main, mean_and_interval, read_run, settings
 from common.errors import UserError
+from common.exercises import ROOT
 
 
 def make_run(folder: Path, returns: list[float], **config) -> Path:
@@ -37,7 +38,23 @@ def test_seeds_of_one_setting_come_together(tmp_path):
         make_run(tmp_path / "c", [1], latent="discrete", seed=1, steps=60),
         make_run(tmp_path / "d", [1], latent="gaussian", stoch=32, seed=1),
     ]
-    assert settings(runs) == {"baseline": [runs[0], runs[2]], "latent=gaussian, stoch=32": [runs[1], runs[3]]}
+    assert settings({run: read_run(run)[0] for run in runs}) == {
+        "baseline": [runs[0], runs[2]],
+        "latent=gaussian, stoch=32": [runs[1], runs[3]],
+    }
+
+
+def test_papers_stand_side_by_side(tmp_path):
+    """Each by its name, however many options they do not share; seeds from the results, costs in the table."""
+    papers = "paper4_dreamerv3", "paper5_iris"
+    folders = [ROOT / "solutions" / "results" / paper / "TinyCatch-v0" for paper in papers]
+    folders.append(ROOT / "solutions" / "results" / "paper5_iris" / "TinyCatch-v0-cnn_lstm")
+    summary = compare(folders, tmp_path / "figure.png")
+    assert list(summary) == ["paper4_dreamerv3", "paper5_iris", "paper5_iris: actor=cnn_lstm"]
+    for each in summary.values():
+        assert len(each["policy/eval_return"]["values"]) == len(each["efficiency/parameters"]["values"]) == 3
+    assert max(summary["paper5_iris"]["frames"]) <= 18_000, "as far as the shortest goes"
+    assert compare(folders, tmp_path / "figure.png", whole=True)["paper5_iris"]["frames"] == [24_000] * 3
 
 
 def test_interval_is_students():
@@ -156,7 +173,9 @@ def test_unknown_variants_are_refused(tmp_path, capsys):
 
 def test_a_bad_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="holds no run"):
-        settings([tmp_path])
+        compare([tmp_path], tmp_path / "figure.png")
+    with pytest.raises(UserError, match="one run folder at least"):
+        compare([], tmp_path / "figure.png")
 
 
 def test_ctrl_c_starts_nothing_more(tmp_path, capsys, monkeypatch):
