@@ -171,8 +171,8 @@ def test_the_readmes_commands_on_car_racing(tmp_path):
     run(tmp_path / "3.txt", line, folder)
     for name in ("reconstructions", "latents", "imagination", "predictions", "learning_curve"):
         assert (folder / "figures" / f"{name}.png").stat().st_size > 1000
-    for name in ("dream_0", "dream_1", "predictions"):
-        assert 1 < gif_length(folder / "videos" / f"{name}.gif") <= 11
+    for name, most in (("dream_0", 11), ("dream_1", 11), ("predictions", 15)):  # the real start; a context of 5
+        assert 1 < gif_length(folder / "videos" / f"{name}.gif") <= most
 
 
 def test_the_takecover_preset_trains_in_the_dream(tmp_path):
