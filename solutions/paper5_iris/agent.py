@@ -191,7 +191,7 @@ class IRISAgent:
 
     def store_tokens(self, replay: ReplayBuffer) -> None:
         """When the tokenizer stands still: keep the tokens of every new row beside it, instead of finding them again
-        for every batch, which is half of the world model's update at preset tiny."""
+        for every batch, which is nearly half of the world model's update at preset tiny."""
         begin = max(self.stored, replay.oldest)
         while begin < replay.end:
             rows = min(replay.end - begin, 64)
