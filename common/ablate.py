@@ -1,5 +1,6 @@
 """Main of every ablate.py: train variants of an agent on the same seeds, and compare them."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import tyro
 
 from common.compare import compare, report
+from common.env_wrapper import resolve_id
 from common.errors import UserError, one_line_errors
 from common.metrics import read_metrics
 from common.run_folder import read_config
@@ -100,7 +102,7 @@ def train_one(train: Path, folder: Path, words: list[str], jobs: int) -> None:
 
 
 def check_options(folder: Path, words: list[str]) -> None:
-    """Raise UserError where a folder holds a run that other options than `words` began."""
+    """Raise UserError where a folder holds a run that other options than `words` began, or that is to be shorter."""
     if not (folder / "config.json").exists():
         return
     config = read_config(folder)
@@ -113,9 +115,20 @@ def check_options(folder: Path, words: list[str]) -> None:
             name, wanted = name.removeprefix("no_"), str(not name.startswith("no_"))
         else:
             wanted = following
-        number = lambda text: float(text) if text.replace(".", "").replace("e-", "").isdigit() else text
-        if name in config and number(str(config[name])) != number(wanted):
+        if name == "steps" and config["steps"] >= int(wanted):
+            continue  # a longer run holds the shorter one
+        if name in config and _plain(name, str(config[name])) != _plain(name, wanted):
             raise UserError(f"{folder} holds a run with {name} {config[name]}, not {wanted}: take another --logdir")
+
+
+def _plain(name: str, text: str) -> float | str:
+    """An option's value such that equal ones compare equal: a number as such, an id as what it stands for."""
+    with contextlib.suppress(ValueError):
+        return float(text)
+    if name == "env":
+        with contextlib.suppress(UserError):
+            return resolve_id(text)
+    return text
 
 
 def finished(folder: Path) -> bool:

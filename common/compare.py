@@ -25,7 +25,7 @@ from common.run_folder import read_config, write_json
 METRICS = ("policy/eval_return", "world_model/kl", "world_model/recon_error", "world_model/latent_use")
 COSTS = ("wall_seconds", "efficiency/seconds_per_step", "efficiency/memory_mib", "efficiency/parameters")
 # Options that do not make another setting: chance, the machine, how long a run is and how often it is looked at.
-APART = ("seed", "device", "steps", "eval_every", "eval_episodes", "log_every")
+APART = ("seed", "device", "threads", "steps", "eval_every", "eval_episodes", "log_every")
 
 
 @dataclass

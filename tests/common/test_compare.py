@@ -145,11 +145,21 @@ def test_what_was_broken_off_goes_on(tmp_path, capsys):
 
 def test_a_folder_of_another_run_is_refused(tmp_path):
     """Numbers are compared as numbers; flags, too; what the options do not name may be anything."""
-    (tmp_path / "config.json").write_text(json.dumps({"steps": 500, "lr": 1e-3, "recon_grad": False, "env": "A"}))
-    for words in ("--steps 500", "--lr 0.001", "--lr 1e-3 --no-recon-grad", "--env A", "--preset tiny"):
+    (tmp_path / "config.json").write_text(
+        json.dumps({"steps": 500, "lr": 1e-3, "recon_grad": False, "env": "A", "clip": 1e9})
+    )
+    for words in (
+        "--steps 500",
+        "--steps 400",
+        "--lr 0.001",
+        "--lr 1e-3 --no-recon-grad",
+        "--env A",
+        "--clip 1e9",
+        "--preset tiny",
+    ):
         ablate.check_options(tmp_path, words.split())
     for words, name in (
-        ("--steps 400", "steps 500"),
+        ("--steps 600", "steps 500"),
         ("--recon-grad --env A", "recon_grad False"),
         ("--env B", "env A"),
     ):
